@@ -1,0 +1,421 @@
+"""A rule as the bytes the kernel keeps for it, and back.
+
+These are the ``ipt_entry`` and ``ip6t_entry`` of the legacy tables, with the
+extension revisions that iptables 1.8 chooses on every kernel since 3.15. Each
+extension's writing and reading stand side by side; a live entry counts as
+understood only when encoding it again gives the same bytes.
+
+Sources: linux/netfilter_ipv4/ip_tables.h, linux/netfilter_ipv6/ip6_tables.h,
+linux/netfilter/xt_*.h.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+
+from istio_init.errors import ParseError
+from istio_init.model import (
+    CT_STATES,
+    FULL_MASK,
+    IPV4,
+    IPV6,
+    Accept,
+    ConnMark,
+    CtState,
+    CtZone,
+    Destination,
+    Drop,
+    ForeignRule,
+    IdRange,
+    InInterface,
+    Jump,
+    Mark,
+    MultiPorts,
+    Network,
+    OutInterface,
+    Owner,
+    PortRange,
+    Ports,
+    Proto,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    Rule,
+    SaveMark,
+    SetMark,
+    Socket,
+    Source,
+    Tproxy,
+)
+from istio_init.typed import TYPE_CHECKING, assert_never
+
+if TYPE_CHECKING:
+    from istio_init.model import Family, Match, Protocol, Target
+
+PROTOCOLS: dict[Protocol, int] = {"tcp": 6, "udp": 17}
+_PROTOCOL_NAMES: dict[int, Protocol] = {6: "tcp", 17: "udp"}
+
+# Source, destination, their masks, in and out interface, their masks, protocol,
+# then per family: flags and inversions (IPv4); tos, flags, inversions (IPv6).
+_HEADERS = {
+    IPV4: Struct("=4s4s4s4s16s16s16s16sHBB"),
+    IPV6: Struct("=16s16s16s16s16s16s16s16sHxBB3x"),
+}
+# Cache word, offset of the target, size of the entry, back pointer, counters.
+_OFFSETS = {IPV4: Struct("=IHHIQQ"), IPV6: Struct("=IHHI4xQQ")}
+_IPV6_HAS_PROTOCOL = 0x01
+
+_INVERT_IN = 0x01
+_INVERT_OUT = 0x02
+_INVERT_SOURCE = 0x08
+_INVERT_DESTINATION = 0x10
+_INVERT_PROTOCOL = 0x40
+
+_EXTENSION = Struct("=H29sB")
+_STANDARD_DATA = bytes(8)
+
+_TCP = Struct("=HHHHBBBB")
+_UDP = Struct("=HHHHB3x")
+_MULTIPORT = Struct("=BB15H15BB")
+_OWNER = Struct("=IIIIBB2x")
+_MARK = Struct("=IIB3x")
+_CONNTRACK = Struct("=128xIIHHHHHHHHHHHHH2x")
+_SOCKET = Struct("=B3x")
+_REDIRECT = {IPV4: Struct("=II8x"), IPV6: Struct("=I32x")}
+_PORTS = Struct(">HH")
+_SET_MARK = Struct("=II")
+_COPY_MARK = Struct("=IIIBBBx")
+_TPROXY = Struct("=II16x")
+_TPROXY_PORT = Struct(">H2x")
+_CT = Struct("=HHII16s32s4xQ")
+_REJECT = Struct("=I")
+
+_ALL_PORTS = (0, 65535)
+_MULTIPORT_KINDS = {"sport": 0, "dport": 1}
+_MULTIPORT_ROOM = 15
+_OWNER_KINDS = {"uid": 1, "gid": 2}
+_CT_STATE = 0x0001
+_CT_STATE_ALIAS = 0x2000
+_NAT_PORTS = 0x2
+_SAVE_MARK = 1
+_RESTORE_MARK = 2
+_PORT_UNREACHABLE = {IPV4: 3, IPV6: 4}
+_VERDICTS: dict[str, Target] = {"ACCEPT": Accept(), "DROP": Drop(), "RETURN": Return()}
+
+
+def _aligned(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 8)
+
+
+def _extension(name: str, revision: int, data: bytes) -> bytes:
+    body = _aligned(data)
+    return _EXTENSION.pack(_EXTENSION.size + len(body), name.encode(), revision) + body
+
+
+def jump(name: str) -> bytes:
+    """Return the target that leads to a chain, or the verdict of that name."""
+    return _extension(name, 0, _STANDARD_DATA)
+
+
+def encode(rule: Rule | ForeignRule, family: Family) -> bytes:
+    """Return the entry's bytes, counters zero, as libiptc takes them.
+
+    A jump is named, not resolved: libiptc turns the name into an offset.
+    """
+    if isinstance(rule, ForeignRule):
+        assert isinstance(rule.raw, bytes)
+        return rule.raw
+    size = 4 if family == IPV4 else 16
+    source = destination = source_mask = destination_mask = bytes(size)
+    incoming = outgoing = incoming_mask = outgoing_mask = b""
+    protocol = flags = inversions = 0
+    extensions = b""
+    for match in rule.matches:
+        match match:
+            case Source():
+                source, source_mask = match.network.packed, _mask(match.network)
+                inversions |= match.negated and _INVERT_SOURCE
+            case Destination():
+                destination, destination_mask = match.network.packed, _mask(match.network)
+                inversions |= match.negated and _INVERT_DESTINATION
+            case InInterface():
+                incoming, incoming_mask = _interface(match.name)
+                inversions |= match.negated and _INVERT_IN
+            case OutInterface():
+                outgoing, outgoing_mask = _interface(match.name)
+                inversions |= match.negated and _INVERT_OUT
+            case Proto():
+                protocol = PROTOCOLS[match.name]
+                flags |= family == IPV6 and _IPV6_HAS_PROTOCOL
+                inversions |= match.negated and _INVERT_PROTOCOL
+            case _:
+                extensions += _encode_match(match)
+    target = _encode_target(rule.target, family)
+    addresses = (source, destination, source_mask, destination_mask)
+    interfaces = (incoming, outgoing, incoming_mask, outgoing_mask)
+    header = _HEADERS[family].pack(*addresses, *interfaces, protocol, flags, inversions)
+    offsets = _OFFSETS[family]
+    start = len(header) + offsets.size + len(extensions)
+    return header + offsets.pack(0, start, start + len(target), 0, 0, 0) + extensions + target
+
+
+def _mask(network: Network) -> bytes:
+    bits = len(network.packed) * 8
+    ones = (1 << bits) - (1 << (bits - network.prefix))
+    return ones.to_bytes(bits // 8, "big")
+
+
+def _interface(name: str) -> tuple[bytes, bytes]:
+    """Return a name and its mask; without a wildcard the mask covers the final zero too."""
+    raw = name.encode()
+    compared = len(raw) - 1 if raw.endswith(b"+") else len(raw) + 1
+    return raw, b"\xff" * compared
+
+
+def _encode_match(match: Match) -> bytes:
+    match match:
+        case Ports():
+            low_high = (match.ports.low, match.ports.high)
+            source = match.side == "sport"
+            ports = (*low_high, *_ALL_PORTS) if source else (*_ALL_PORTS, *low_high)
+            inverted = match.negated and (1 if source else 2)
+            if match.protocol == "tcp":
+                return _extension("tcp", 0, _TCP.pack(*ports, 0, 0, 0, inverted))
+            return _extension("udp", 0, _UDP.pack(*ports, inverted))
+        case MultiPorts():
+            return _extension("multiport", 1, _encode_multiport(match))
+        case Owner():
+            which = _OWNER_KINDS[match.kind]
+            ids = (match.ids.low, match.ids.high)
+            limits = (*ids, 0, 0) if match.kind == "uid" else (0, 0, *ids)
+            return _extension("owner", 1, _OWNER.pack(*limits, which, match.negated and which))
+        case CtState():
+            flags = _CT_STATE | (match.module == "state" and _CT_STATE_ALIAS)
+            inverted = match.negated and _CT_STATE
+            states = sum(CT_STATES[state] for state in match.states)
+            fields = (0, 0, 0, 0, 0, 0, 0, flags, inverted, states, 0, 0, 0, 0, 0)
+            return _extension("conntrack", 3, _CONNTRACK.pack(*fields))
+        case Mark():
+            return _extension("mark", 1, _MARK.pack(match.value, match.mask, match.negated))
+        case ConnMark():
+            return _extension("connmark", 1, _MARK.pack(match.value, match.mask, match.negated))
+        case Socket():
+            return _extension("socket", 3, _SOCKET.pack(0))
+        case Source() | Destination() | InInterface() | OutInterface() | Proto():
+            raise AssertionError(f"{match!r} is part of the header")
+        case _:
+            assert_never(match)
+
+
+def _encode_multiport(match: MultiPorts) -> bytes:
+    numbers: list[int] = []
+    ranges: list[int] = []
+    for ports in match.ports:
+        pair = (ports.low,) if ports.low == ports.high else (ports.low, ports.high)
+        numbers += pair
+        ranges += (len(pair) - 1, 0)[: len(pair)]
+    spare = [0] * (_MULTIPORT_ROOM - len(numbers))
+    kind = _MULTIPORT_KINDS[match.side]
+    return _MULTIPORT.pack(kind, len(numbers), *numbers, *spare, *ranges, *spare, match.negated)
+
+
+def _encode_target(target: Target, family: Family) -> bytes:
+    match target:
+        case Jump():
+            return jump(target.chain)
+        case Return():
+            return jump("RETURN")
+        case Accept():
+            return jump("ACCEPT")
+        case Drop():
+            return jump("DROP")
+        case Reject():
+            return _extension("REJECT", 0, _REJECT.pack(_PORT_UNREACHABLE[family]))
+        case Redirect():
+            one_range = (1, _NAT_PORTS) if family == IPV4 else (_NAT_PORTS,)
+            ports = _PORTS.pack(target.port, target.port)
+            return _extension("REDIRECT", 0, _REDIRECT[family].pack(*one_range) + ports)
+        case Tproxy():
+            marks = _TPROXY.pack(target.mask, target.mark)
+            return _extension("TPROXY", 1, marks + _TPROXY_PORT.pack(target.port))
+        case SetMark():
+            return _extension("MARK", 2, _SET_MARK.pack(target.value, target.mask))
+        case SaveMark():
+            return _extension("CONNMARK", 2, _copy_mark(_SAVE_MARK))
+        case RestoreMark():
+            return _extension("CONNMARK", 2, _copy_mark(_RESTORE_MARK))
+        case CtZone():
+            return _extension("CT", 2, _CT.pack(0, target.zone, 0, 0, b"", b"", 0))
+        case _:
+            assert_never(target)
+
+
+def _copy_mark(mode: int) -> bytes:
+    return _COPY_MARK.pack(0, FULL_MASK, FULL_MASK, 0, 0, mode)
+
+
+def normalised(entry: bytes, family: Family, target_name: str) -> bytes:
+    """Return a live entry as ``encode`` writes it.
+
+    The kernel fills counters, offsets and what follows a name's final zero with
+    its own; all that is cleared. ``target_name`` is what libiptc calls the
+    target: a chain or a verdict where the kernel keeps an offset.
+    """
+    header, offsets = _HEADERS[family], _OFFSETS[family]
+    position = header.size + offsets.size
+    _, target_offset, size, *_ = offsets.unpack_from(entry, header.size)
+    matches = b""
+    while position < target_offset:
+        one = _renamed(entry[position:target_offset])
+        matches += one
+        position += len(one)
+    target = _renamed(entry[target_offset:size])
+    if not _text(_EXTENSION.unpack_from(target)[1]):
+        target = jump(target_name)
+    cleared = offsets.pack(0, target_offset, target_offset + len(target), 0, 0, 0)
+    return entry[: header.size] + cleared + matches + target
+
+
+def _renamed(data: bytes) -> bytes:
+    """Return the extension that ``data`` begins with, nothing behind its name."""
+    size, name, revision = _EXTENSION.unpack_from(data)
+    if not _EXTENSION.size <= size <= len(data):
+        raise ParseError("the kernel returned an entry whose extension runs over its end")
+    return _EXTENSION.pack(size, _text(name).encode(), revision) + data[_EXTENSION.size : size]
+
+
+def decode(entry: bytes, family: Family) -> Rule | ForeignRule:
+    """Return the rule of a normalised entry; one with unknown parts stays bytes."""
+    try:
+        found = _decode(entry, family)
+    except (ValueError, KeyError, IndexError, StructError):
+        found = None
+    if found is not None and encode(found, family) == entry:
+        return found
+    return ForeignRule(entry, _jump_of(entry, family))
+
+
+def _jump_of(entry: bytes, family: Family) -> str:
+    name, _, data = _target(entry, family)
+    return name if _is_chain(name, data) else ""
+
+
+def _is_chain(target: str, data: bytes) -> bool:
+    # A rule without a target has an empty name here.
+    return data == _STANDARD_DATA and target not in (*_VERDICTS, "QUEUE", "")
+
+
+def _target(entry: bytes, family: Family) -> tuple[str, int, bytes]:
+    offset = _OFFSETS[family].unpack_from(entry, _HEADERS[family].size)[1]
+    _, name, revision = _EXTENSION.unpack_from(entry, offset)
+    return _text(name), revision, entry[offset + _EXTENSION.size :]
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode()
+
+
+def _decode(entry: bytes, family: Family) -> Rule:
+    header, offsets = _HEADERS[family], _OFFSETS[family]
+    addresses_and_more = header.unpack_from(entry)
+    source, destination, source_mask, destination_mask = addresses_and_more[:4]
+    incoming, outgoing = addresses_and_more[4:6]
+    protocol, _, inversions = addresses_and_more[8:]
+    matches: list[Match] = []
+    if any(source_mask) or inversions & _INVERT_SOURCE:
+        network = _network(family, source, source_mask)
+        matches.append(Source(network, bool(inversions & _INVERT_SOURCE)))
+    if any(destination_mask) or inversions & _INVERT_DESTINATION:
+        network = _network(family, destination, destination_mask)
+        matches.append(Destination(network, bool(inversions & _INVERT_DESTINATION)))
+    if any(incoming):
+        matches.append(InInterface(_text(incoming), bool(inversions & _INVERT_IN)))
+    if any(outgoing):
+        matches.append(OutInterface(_text(outgoing), bool(inversions & _INVERT_OUT)))
+    if protocol:
+        negated = bool(inversions & _INVERT_PROTOCOL)
+        matches.append(Proto(_PROTOCOL_NAMES[protocol], negated))
+    position = header.size + offsets.size
+    end = offsets.unpack_from(entry, header.size)[1]
+    while position < end:
+        size, name, revision = _EXTENSION.unpack_from(entry, position)
+        if size < _EXTENSION.size:
+            raise ValueError("the size of an extension")
+        data = entry[position + _EXTENSION.size : position + size]
+        matches.append(_decode_match(_text(name), revision, data))
+        position += size
+    return Rule(tuple(matches), _decode_target(*_target(entry, family), family))
+
+
+def _network(family: Family, packed: bytes, mask: bytes) -> Network:
+    # A mask with holes does not survive encoding again.
+    return Network(family, packed, int.from_bytes(mask, "big").bit_count())
+
+
+def _decode_match(name: str, revision: int, data: bytes) -> Match:
+    match name, revision:
+        case ("tcp" | "udp"), 0:
+            source_low, source_high, low, high = _UDP.unpack_from(data)[:4]
+            flags = data[11] if name == "tcp" else data[8]
+            protocol: Protocol = "tcp" if name == "tcp" else "udp"
+            if (source_low, source_high) != _ALL_PORTS:
+                ports = PortRange(source_low, source_high)
+                return Ports(protocol, "sport", ports, bool(flags & 1))
+            return Ports(protocol, "dport", PortRange(low, high), bool(flags & 2))
+        case "multiport", 1:
+            return _decode_multiport(data)
+        case "owner", 1:
+            uid_low, uid_high, gid_low, gid_high, which, inverted = _OWNER.unpack_from(data)
+            if which == _OWNER_KINDS["uid"]:
+                return Owner("uid", IdRange(uid_low, uid_high), bool(inverted))
+            return Owner("gid", IdRange(gid_low, gid_high), bool(inverted))
+        case "conntrack", 3:
+            flags, inverted, bits = _CONNTRACK.unpack_from(data)[7:10]
+            states = tuple(state for state, bit in CT_STATES.items() if bits & bit)
+            module = "state" if flags & _CT_STATE_ALIAS else "conntrack"
+            return CtState(states, "state" if module == "state" else "conntrack", bool(inverted))
+        case "mark", 1:
+            value, mask, inverted = _MARK.unpack_from(data)
+            return Mark(value, mask, bool(inverted))
+        case "connmark", 1:
+            value, mask, inverted = _MARK.unpack_from(data)
+            return ConnMark(value, mask, bool(inverted))
+        case "socket", 3:
+            return Socket()
+    raise ValueError("a match this program writes")
+
+
+def _decode_multiport(data: bytes) -> MultiPorts:
+    kind, count, *rest = _MULTIPORT.unpack_from(data)
+    numbers, ranges = rest[:_MULTIPORT_ROOM], rest[_MULTIPORT_ROOM : 2 * _MULTIPORT_ROOM]
+    found: list[PortRange] = []
+    position = 0
+    while position < count:
+        width = 2 if ranges[position] else 1
+        found.append(PortRange(numbers[position], numbers[position + width - 1]))
+        position += width
+    return MultiPorts("sport" if kind == 0 else "dport", tuple(found), bool(rest[-1]))
+
+
+def _decode_target(name: str, revision: int, data: bytes, family: Family) -> Target:
+    match name, revision:
+        case ("ACCEPT" | "DROP" | "RETURN"), 0:
+            return _VERDICTS[name]
+        case "REJECT", 0:
+            return Reject()
+        case "REDIRECT", 0:
+            return Redirect(_PORTS.unpack_from(data, _REDIRECT[family].size)[0])
+        case "TPROXY", 1:
+            mask, mark = _TPROXY.unpack_from(data)
+            return Tproxy(_TPROXY_PORT.unpack_from(data, _TPROXY.size)[0], mark, mask)
+        case "MARK", 2:
+            return SetMark(*_SET_MARK.unpack_from(data))
+        case "CONNMARK", 2:
+            return SaveMark() if _COPY_MARK.unpack_from(data)[5] == _SAVE_MARK else RestoreMark()
+        case "CT", 2:
+            return CtZone(_CT.unpack_from(data)[1])
+        case _, 0 if _is_chain(name, data):
+            return Jump(name)
+    raise ValueError("a target this program writes")

@@ -1,0 +1,97 @@
+"""The steps from one rule set to another."""
+
+from __future__ import annotations
+
+from istio_init.model import Chain, ForeignRule, Rule, Table
+from istio_init.typed import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from istio_init.model import Family, Ruleset
+
+    Verb = Literal["create-chain", "delete-chain", "flush", "append", "insert", "delete"]
+
+
+class Change(Record):
+    """One step within a table; ``index`` counts rules from 0 at the time of the step."""
+
+    verb: Verb
+    chain: str
+    index: int = 0
+    rule: Rule | ForeignRule | None = None
+
+
+class TableChanges(Record):
+    """The steps of one table, to be taken together, and where they lead."""
+
+    family: Family
+    table: str
+    steps: tuple[Change, ...]
+    result: Table
+
+
+def changes(live: Ruleset, wanted: Ruleset) -> tuple[TableChanges, ...]:
+    """Return the steps for each table that differs, in table order.
+
+    ``wanted`` has the same tables as ``live``. Chains come before the rules that
+    jump to them and go after those have gone. Policies are left alone.
+    """
+    found = []
+    for before in live.tables:
+        after = wanted.table(before.name) or before
+        steps = _table(before, after)
+        if steps:
+            found.append(TableChanges(live.family, before.name, steps, after))
+    return tuple(found)
+
+
+def _table(before: Table, after: Table) -> tuple[Change, ...]:
+    old = {chain.name: chain for chain in before.chains}
+    new = {chain.name: chain for chain in after.chains}
+    gone = [name for name in old if name not in new]
+    steps = [Change("create-chain", name) for name in new if name not in old]
+    for name, chain in new.items():
+        steps += _chain(old.get(name, Chain(name, None)), chain)
+    steps += [Change("flush", name) for name in gone if old[name].rules]
+    steps += [Change("delete-chain", name) for name in gone]
+    return tuple(steps)
+
+
+def _chain(before: Chain, after: Chain) -> list[Change]:
+    if before.rules == after.rules:
+        return []
+    name = after.name
+    if after.policy is None:
+        emptied = [Change("flush", name)] if before.rules else []
+        return emptied + [Change("append", name, rule=rule) for rule in after.rules]
+    return _edits(before, after)
+
+
+def _edits(before: Chain, after: Chain) -> list[Change]:
+    """Return single deletions and insertions: rules that stay keep their counters."""
+    steps: list[Change] = []
+    shift = 0
+    for start, end, new_start, new_end in _replaced(before.rules, after.rules):
+        for _ in range(start, end):
+            steps.append(Change("delete", after.name, start + shift))
+        added = after.rules[new_start:new_end]
+        for offset, rule in enumerate(added):
+            steps.append(Change("insert", after.name, start + shift + offset, rule))
+        shift += len(added) - (end - start)
+    return steps
+
+
+def _replaced(
+    before: tuple[Rule | ForeignRule, ...], after: tuple[Rule | ForeignRule, ...]
+) -> list[tuple[int, int, int, int]]:
+    """Return the ranges of ``before`` that ranges of ``after`` stand in place of."""
+    same = 0
+    while same < min(len(before), len(after)) and before[same] == after[same]:
+        same += 1
+    if same in (len(before), len(after)):
+        return [(same, len(before), same, len(after))]
+    from difflib import SequenceMatcher
+
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    return [ranges for verb, *ranges in matcher.get_opcodes() if verb != "equal"]

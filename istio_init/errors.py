@@ -1,0 +1,98 @@
+"""Everything that can go wrong, each kind with its exit code.
+
+    IstioInitError
+    ├── ConfigError        2    bad input; nothing was changed
+    ├── ParseError         1    text or bytes that are not a rule set
+    ├── UnsupportedError   1    this kernel or build cannot do what was asked
+    ├── ApplyError         1    the kernel refused; prior state restored
+    └── ProbeError         126  validation failed
+"""
+
+from __future__ import annotations
+
+from istio_init.typed import Record
+
+
+class IstioInitError(Exception):
+    """An error whose text is meant for the person who has to act on it."""
+
+    exit_code = 1
+
+
+class Problem(Record):
+    """One bad input value.
+
+    ``flag`` names where it came from as the user would write it (``-b
+    --istio-inbound-ports``, ``env ISTIO_INBOUND_PORTS``), ``annotation`` the pod
+    annotation that feeds it, or ``""``.
+    """
+
+    flag: str
+    value: str
+    expected: str
+    annotation: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.flag}: {self.value!r}: expected {self.expected}"
+        if self.annotation:
+            line += f" (pod annotation {self.annotation})"
+        return line
+
+
+class ConfigError(IstioInitError):
+    """Every bad input value of one call, reported together."""
+
+    exit_code = 2
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        count = "1 bad value" if len(problems) == 1 else f"{len(problems)} bad values"
+        lines = [f"{count}, nothing was changed", *(f"  {problem}" for problem in problems)]
+        super().__init__("\n".join(lines))
+
+
+class ParseError(IstioInitError):
+    """Text or bytes that do not have the form of a rule set."""
+
+
+class UnsupportedError(IstioInitError):
+    """Something the plan needs is missing from this kernel or this build."""
+
+
+class ApplyError(IstioInitError):
+    """The kernel's state could not be read or changed.
+
+    ``rolled_back`` is None when nothing had been changed yet, True when prior
+    state was put back, False when putting it back failed too.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str,
+        why: str,
+        remedy: str = "",
+        rolled_back: bool | None = None,
+    ) -> None:
+        self.what, self.where, self.why, self.remedy = what, where, why, remedy
+        self.rolled_back = rolled_back
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        text = f"{self.what} ({self.where}): {self.why}"
+        if self.remedy:
+            text += f"; {self.remedy}"
+        if self.rolled_back is True:
+            text += "; rolled back to the state before this run"
+        elif self.rolled_back is False:
+            text += "; ROLL BACK FAILED, the state is neither old nor new: run istio-init again or clean"
+        else:
+            text += "; nothing was changed"
+        return text
+
+
+class ProbeError(IstioInitError):
+    """The rules are in place but do not lead a connection where they should."""
+
+    exit_code = 126

@@ -1,0 +1,248 @@
+"""What in a live rule set is ours, and what it should become.
+
+Our chains are known by name. In the built-in chains, which are shared with
+everyone, ours are the rules that lead into our chains, those the plan holds,
+and the few shapes that either layout puts there and nobody else would.
+"""
+
+from __future__ import annotations
+
+from istio_init.config import DEFAULT_MARK
+from istio_init.model import (
+    BUILTIN_CHAINS,
+    HEAD,
+    IPV6,
+    Accept,
+    Chain,
+    ConnMark,
+    CtState,
+    Destination,
+    InInterface,
+    Jump,
+    Mark,
+    OutInterface,
+    Owner,
+    Proto,
+    Reject,
+    RestoreMark,
+    Return,
+    Rule,
+    SaveMark,
+    SetMark,
+    Table,
+    Tproxy,
+    make_table,
+)
+from istio_init.planner.layout_1_30 import OUTBOUND_MARK
+from istio_init.planner.shared import FILTER, INPUT, MANGLE, OUTPUT, OWN_CHAINS, PREROUTING
+from istio_init.planner.shared import REDIRECT as REDIRECT_CHAIN
+from istio_init.typed import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from istio_init.model import Family, ForeignRule, Ruleset
+
+_TO_LOCAL = OutInterface("lo")
+_TCP = Proto("tcp")
+_REJECT_INBOUND = (
+    Rule((CtState(("ESTABLISHED",), "state"),), Accept()),
+    Rule((), Reject()),
+)
+
+
+class Traces(Record):
+    """What our chains in live rule sets tell about the rules outside them.
+
+    ``marks`` are the TPROXY marks that they put on packets, ``interfaces`` those
+    taken out of their reach by -c, or by -k together with -i.
+    """
+
+    marks: frozenset[int] = frozenset({DEFAULT_MARK})
+    interfaces: frozenset[str] = frozenset()
+
+
+def traces(rulesets: tuple[Ruleset, ...]) -> Traces:
+    """Return the traces of both families together.
+
+    The two are built by one call, and each may hold what the other lacks: -k
+    redirects only where -i names a destination of the family.
+    """
+    tables = [table for ruleset in rulesets for table in ruleset.tables]
+    marks = {mark for table in tables if table.name == MANGLE for mark in _marks(table)}
+    interfaces = {name for table in tables for name in _spared_interfaces(table)}
+    return Traces(frozenset(marks | {DEFAULT_MARK}), frozenset(interfaces))
+
+
+def _marks(table: Table) -> set[int]:
+    found = set()
+    for chain in table.chains:
+        for rule in chain.rules if chain.name in OWN_CHAINS else ():
+            if isinstance(rule, Rule):
+                if isinstance(rule.target, SetMark):
+                    found.add(rule.target.value)
+                elif isinstance(rule.target, Tproxy):
+                    found.add(rule.target.mark)
+    return found
+
+
+def wanted(live: Ruleset, planned: Ruleset, known: Traces, *, clean: bool) -> Ruleset:
+    """Return ``live`` with our rules as planned and every other rule where it was.
+
+    With ``clean`` nothing of ours is left, and ``planned`` only helps to
+    recognise it.
+    """
+    tables = []
+    for table in live.tables:
+        plan = planned.table(table.name)
+        ours = _ours(table, plan, live.family, known)
+        tables.append(_merged(table, None if clean else plan, ours))
+    return live.replace(tables=tuple(tables))
+
+
+def has_ours(live: Ruleset) -> bool:
+    """Whether any of our chains stands in this rule set."""
+    return any(chain.name in OWN_CHAINS for table in live.tables for chain in table.chains)
+
+
+def _ours(
+    table: Table, plan: Table | None, family: Family, traces: Traces
+) -> dict[str, frozenset[int]]:
+    """Return, for each built-in chain, the positions of our rules."""
+    # An interface name stands only beside a chain of ours for one of our rules.
+    installed = any(chain.name in OWN_CHAINS for chain in table.chains)
+    spared = traces.interfaces if installed else frozenset()
+    found = {}
+    for chain in table.chains:
+        if chain.name not in BUILTIN_CHAINS[table.name]:
+            continue
+        planned_chain = plan.chain(chain.name) if plan else None
+        planned = frozenset(planned_chain.rules if planned_chain else ())
+        found[chain.name] = frozenset(
+            position
+            for position, rule in enumerate(chain.rules)
+            if rule in planned
+            or _jump(rule) in OWN_CHAINS
+            or (
+                isinstance(rule, Rule)
+                and (
+                    _is_spared_interface(chain.name, rule, spared)
+                    or (table.name == MANGLE and _is_tproxy_shape(chain.name, rule, traces.marks))
+                )
+            )
+        ) | _rejected_inbound(table, chain, family)
+    return found
+
+
+def _jump(rule: Rule | ForeignRule) -> str:
+    if isinstance(rule, Rule):
+        return rule.target.chain if isinstance(rule.target, Jump) else ""
+    return rule.jump
+
+
+def _is_tproxy_shape(chain: str, rule: Rule, marks: frozenset[int]) -> bool:
+    """Whether a rule is one of those that layout 1.30 puts into mangle's own chains."""
+    match chain, rule.matches, rule.target:
+        case "PREROUTING", (Proto("tcp", False), Mark(value, _, False)), SaveMark():
+            return value in marks
+        case "OUTPUT", (OutInterface("lo", False), Proto("tcp", False), Mark(value, _, False)), Return():
+            return value in marks
+        case "OUTPUT", (Proto("tcp", False), ConnMark(value, _, False)), RestoreMark():
+            return value in marks
+        case "OUTPUT", (Destination(_, True), *rest), SetMark(value, _):
+            shape = len(rest) == 3 and rest[:2] == [_TO_LOCAL, _TCP]
+            return shape and isinstance(rest[2], Owner) and value == OUTBOUND_MARK
+    return False
+
+
+def _interface(rule: Rule | ForeignRule) -> tuple[str, bool]:
+    """Return the interface of a rule that only sends its traffic back, and whether inbound."""
+    if isinstance(rule, Rule) and rule.target == Return() and len(rule.matches) == 1:
+        match = rule.matches[0]
+        if isinstance(match, InInterface | OutInterface) and not match.negated:
+            return match.name, isinstance(match, InInterface)
+    return "", False
+
+
+def _spared_interfaces(table: Table) -> frozenset[str]:
+    """Return the interfaces that -c, or -k together with -i, took out of this table.
+
+    Those of -c are spared in both directions; those of -k stand under a rule
+    that redirects them. A rule for one direction alone may be anybody's.
+    """
+    if not any(chain.name in OWN_CHAINS for chain in table.chains):
+        return frozenset()
+    incoming, outgoing, redirected = set(), set(), set()
+    for chain in table.chains:
+        for rule in chain.rules:
+            name, inbound = _interface(rule)
+            if name and chain.name == PREROUTING and inbound:
+                incoming.add(name)
+            elif name and chain.name == OUTPUT and not inbound:
+                outgoing.add(name)
+            elif chain.name == PREROUTING and _jump(rule) == REDIRECT_CHAIN:
+                matches = rule.matches if isinstance(rule, Rule) else ()
+                redirected |= {one.name for one in matches if isinstance(one, InInterface)}
+    return frozenset(incoming & (outgoing | redirected))
+
+
+def _is_spared_interface(chain: str, rule: Rule, spared: frozenset[str]) -> bool:
+    name, inbound = _interface(rule)
+    return name in spared and chain == (PREROUTING if inbound else OUTPUT)
+
+
+def _rejected_inbound(table: Table, chain: Chain, family: Family) -> frozenset[int]:
+    """Return where layout 1.0 shut inbound IPv6: its two rules, one after the other."""
+    if family != IPV6 or table.name != FILTER or chain.name != INPUT:
+        return frozenset()
+    found: set[int] = set()
+    for position in range(len(chain.rules) - 1):
+        if chain.rules[position : position + 2] == _REJECT_INBOUND:
+            found |= {position, position + 1}
+    return frozenset(found)
+
+
+def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -> Table:
+    chains = {}
+    kept_own = {chain.name for chain in plan.chains} & OWN_CHAINS if plan else set()
+    for chain in table.chains:
+        if chain.name in ours:
+            planned = plan.chain(chain.name) if plan else None
+            rules = _shared(chain, planned.rules if planned else (), ours[chain.name])
+            chains[chain.name] = chain.replace(rules=rules)
+        elif chain.name not in OWN_CHAINS:
+            # A rule of someone else's that leads into a chain of ours has to go
+            # with the chain; the kernel keeps no jump to nowhere.
+            left = tuple(
+                rule for rule in chain.rules if _jump(rule) not in OWN_CHAINS - kept_own
+            )
+            chains[chain.name] = chain.replace(rules=left)
+    for chain in plan.chains if plan else ():
+        if chain.name in OWN_CHAINS:
+            chains[chain.name] = chain
+    return make_table(table.name, chains)
+
+
+def _shared(
+    chain: Chain, planned: tuple[Rule | ForeignRule, ...], ours: frozenset[int]
+) -> tuple[Rule | ForeignRule, ...]:
+    """Return a shared chain's rules with ours as planned.
+
+    If ours are already there in order, nothing moves, whatever stands between
+    them. Otherwise ours take the place of those that were there: what belongs
+    at the head goes to the head, the rest where our last rule stood, or to the
+    end.
+    """
+    if tuple(chain.rules[position] for position in sorted(ours)) == planned:
+        return chain.rules
+    head = tuple(rule for rule in planned if isinstance(rule, Rule) and rule.place == HEAD)
+    tail = planned[len(head) :]
+    anchors = [position for position in ours if _jump(chain.rules[position]) != REDIRECT_CHAIN]
+    split = max(anchors, default=len(chain.rules))
+    before = tuple(
+        rule for position, rule in enumerate(chain.rules[:split]) if position not in ours
+    )
+    after = tuple(
+        rule
+        for position, rule in enumerate(chain.rules[split:], split)
+        if position not in ours
+    )
+    return (*head, *before, *tail, *after)

@@ -1,0 +1,1 @@
+"""Text that iptables printed, as rules."""

@@ -1,0 +1,303 @@
+"""The output of ``iptables -S`` and ``iptables-save`` as rules.
+
+A rule counts as understood only when spelling it again gives the same text;
+anything else is kept as a ForeignRule, never guessed at.
+"""
+
+from __future__ import annotations
+
+from istio_init.errors import ParseError
+from istio_init.model import (
+    CT_STATES,
+    FULL_MASK,
+    IPV4,
+    IPV6,
+    TABLES,
+    Accept,
+    Chain,
+    ConnMark,
+    CtState,
+    CtZone,
+    Destination,
+    Drop,
+    ForeignRule,
+    InInterface,
+    Jump,
+    Mark,
+    MultiPorts,
+    OutInterface,
+    Owner,
+    Ports,
+    Proto,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    Rule,
+    Ruleset,
+    SaveMark,
+    SetMark,
+    Socket,
+    Source,
+    Tproxy,
+    make_table,
+)
+from istio_init.render.words import rule_words
+from istio_init.typed import TYPE_CHECKING
+from istio_init.values import id_range, network, port_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from istio_init.model import Family, IdRange, Match, Network, PortRange, Table, Target
+
+# Targets that end a rule without naming a chain.
+_BUILTIN_TARGETS = frozenset({"ACCEPT", "DROP", "RETURN", "QUEUE"})
+
+
+class _Words:
+    """The words of one rule, taken from the front."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = words
+        self._next = 0
+
+    def __bool__(self) -> bool:
+        return self._next < len(self._words)
+
+    def take(self) -> str:
+        if not self:
+            raise ValueError("a further word")
+        self._next += 1
+        return self._words[self._next - 1]
+
+    def take_if(self, word: str) -> bool:
+        if self and self._words[self._next] == word:
+            self._next += 1
+            return True
+        return False
+
+    def after(self, option: str) -> str:
+        """Return the value of an option that has to come now."""
+        if not self.take_if(option):
+            raise ValueError(option)
+        return self.take()
+
+
+def parse_rule(text: str, family: Family) -> Rule | ForeignRule:
+    """Return the rule whose text follows ``-A CHAIN``."""
+    try:
+        found = _rule(_Words(text.split()), family)
+    except ValueError:
+        found = None
+    if found is not None and " ".join(rule_words(found, family)) == text:
+        return found
+    return ForeignRule(text, _jump_of(text))
+
+
+def _jump_of(text: str) -> str:
+    if '"' in text:
+        import shlex
+
+        words = shlex.split(text)
+    else:
+        words = text.split()
+    for word, after in zip(words, words[1:], strict=False):
+        if word in ("-j", "-g") and after not in _BUILTIN_TARGETS:
+            return after
+    return ""
+
+
+def _rule(words: _Words, family: Family) -> Rule:
+    matches: list[Match] = []
+    protocol = ""
+    while words:
+        if words.take_if("-j"):
+            target = _target(words, family)
+            if words:
+                raise ValueError("the end")
+            return Rule(tuple(matches), target)
+        negated = words.take_if("!")
+        option = words.take()
+        if option == "-p":
+            protocol = words.take()
+        matches.append(_match(option, words, protocol, negated=negated))
+    raise ValueError("-j")
+
+
+def _match(option: str, words: _Words, protocol: str, *, negated: bool) -> Match:
+    match option:
+        case "-s":
+            return Source(_network(words.take()), negated)
+        case "-d":
+            return Destination(_network(words.take()), negated)
+        case "-i":
+            return InInterface(words.take(), negated)
+        case "-o":
+            return OutInterface(words.take(), negated)
+        case "-p" if protocol == "tcp":
+            return Proto("tcp", negated)
+        case "-p" if protocol == "udp":
+            return Proto("udp", negated)
+        case "-m" if not negated:
+            return _extension(words.take(), words)
+    raise ValueError("a match")
+
+
+def _extension(name: str, words: _Words) -> Match:
+    if name == "socket":
+        return Socket()
+    negated = words.take_if("!")
+    option = words.take()
+    value = words.take()
+    match name, option:
+        case ("tcp" | "udp"), "--sport":
+            return Ports("tcp" if name == "tcp" else "udp", "sport", _ports(value), negated)
+        case ("tcp" | "udp"), "--dport":
+            return Ports("tcp" if name == "tcp" else "udp", "dport", _ports(value), negated)
+        case "multiport", ("--sports" | "--dports"):
+            ports = tuple(_ports(one) for one in value.split(","))
+            return MultiPorts("sport" if option == "--sports" else "dport", ports, negated)
+        case "owner", "--uid-owner":
+            return Owner("uid", _ids(value), negated)
+        case "owner", "--gid-owner":
+            return Owner("gid", _ids(value), negated)
+        case "conntrack", "--ctstate":
+            return CtState(_states(value), "conntrack", negated)
+        case "state", "--state":
+            return CtState(_states(value), "state", negated)
+        case "mark", "--mark":
+            return Mark(*_masked(value), negated)
+        case "connmark", "--mark":
+            return ConnMark(*_masked(value), negated)
+    raise ValueError("a match this program writes")
+
+
+def _target(words: _Words, family: Family) -> Target:
+    name = words.take()
+    match name:
+        case "RETURN":
+            return Return()
+        case "ACCEPT":
+            return Accept()
+        case "DROP":
+            return Drop()
+        case "REJECT":
+            words.after("--reject-with")
+            return Reject()
+        case "REDIRECT":
+            return Redirect(int(words.after("--to-ports")))
+        case "TPROXY":
+            port = int(words.after("--on-port"))
+            words.after("--on-ip")
+            return Tproxy(port, *_masked(words.after("--tproxy-mark")))
+        case "MARK":
+            return SetMark(*_masked(words.after("--set-xmark")))
+        case "CONNMARK":
+            target = SaveMark() if words.take_if("--save-mark") else RestoreMark()
+            if isinstance(target, RestoreMark) and not words.take_if("--restore-mark"):
+                raise ValueError("--save-mark or --restore-mark")
+            words.after("--nfmask")
+            words.after("--ctmask")
+            return target
+        case "CT":
+            return CtZone(int(words.after("--zone")))
+    if words:
+        raise ValueError("a target this program writes")
+    return Jump(name)
+
+
+def _network(text: str) -> Network:
+    return network(text)[0]
+
+
+def _ports(text: str) -> PortRange:
+    return port_range(text, lambda _: None)
+
+
+def _ids(text: str) -> IdRange:
+    return id_range(text, lambda _: None, "passwd")
+
+
+def _states(text: str) -> tuple[str, ...]:
+    states = tuple(text.split(","))
+    if not CT_STATES.keys() >= set(states):
+        raise ValueError("conntrack states")
+    return states
+
+
+def _masked(text: str) -> tuple[int, int]:
+    value, slash, mask = text.partition("/")
+    return int(value, 16), int(mask, 16) if slash else FULL_MASK
+
+
+def parse_table(lines: Iterable[str], name: str, family: Family) -> Table:
+    """Return the table of the lines that ``iptables -t NAME -S`` prints.
+
+    Raises:
+        ParseError: a line is none of theirs.
+    """
+    policies: dict[str, str | None] = {}
+    rules: dict[str, list[Rule | ForeignRule]] = {}
+    for line in lines:
+        verb, _, rest = line.strip().partition(" ")
+        chain, _, text = rest.partition(" ")
+        if verb == "-P":
+            policies[chain] = text
+        elif verb == "-N":
+            policies[chain] = None
+        elif verb == "-A" and chain in policies:
+            rules.setdefault(chain, []).append(parse_rule(text, family))
+        else:
+            raise ParseError(f"not a line of {name} -S: {line!r}")
+    chains = {
+        chain: Chain(chain, policy, tuple(rules.get(chain, ())))
+        for chain, policy in policies.items()
+    }
+    return make_table(name, chains)
+
+
+def parse_save(text: str, family: Family) -> Ruleset:
+    """Return the rules of ``iptables-save`` output; counters are dropped.
+
+    Raises:
+        ParseError: the text is not of that form.
+    """
+    tables: dict[str, Table] = {}
+    name = ""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("*"):
+            name, lines = line[1:].strip(), []
+        elif line.startswith(":"):
+            chain, policy, *_ = line[1:].split()
+            lines.append(f"-N {chain}" if policy == "-" else f"-P {chain} {policy}")
+        elif line.strip() == "COMMIT" and name:
+            if name in TABLES:
+                tables[name] = parse_table(lines, name, family)
+            name = ""
+        elif line.strip() and not line.startswith("#"):
+            if not name:
+                raise ParseError(f"not iptables-save output: {line!r}")
+            # With counters: [packets:bytes] -A CHAIN ...
+            lines.append(line.partition("] ")[2] if line.startswith("[") else line)
+    return Ruleset(family, tuple(tables[one] for one in TABLES if one in tables))
+
+
+def parse_rules(text: str) -> tuple[Ruleset, ...]:
+    """Return the rule sets of a ``--format rules`` dry run, IPv4 then IPv6.
+
+    Raises:
+        ParseError: the text is not of that form.
+    """
+    tables: dict[Family, dict[str, Table]] = {IPV4: {}, IPV6: {}}
+    for section in ("\n" + text).split("\n# ")[1:]:
+        header, *lines = section.splitlines()
+        words = header.split()
+        if len(words) == 4 and words[0] in ("iptables", "ip6tables") and words[3] == "-S":
+            family = IPV4 if words[0] == "iptables" else IPV6
+            tables[family][words[2]] = parse_table(lines, words[2], family)
+    return tuple(
+        Ruleset(family, tuple(found[one] for one in TABLES if one in found))
+        for family, found in tables.items()
+    )

@@ -1,0 +1,135 @@
+"""One rule as the words iptables prints, and reads, for it.
+
+This is the only place that knows how a match or a target is spelled; every
+text format and the parser's round trip rest on it.
+"""
+
+from __future__ import annotations
+
+from istio_init.model import (
+    FULL_MASK,
+    IPV4,
+    Accept,
+    ConnMark,
+    CtState,
+    CtZone,
+    Destination,
+    Drop,
+    ForeignRule,
+    InInterface,
+    Jump,
+    Mark,
+    MultiPorts,
+    OutInterface,
+    Owner,
+    Ports,
+    Proto,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    Rule,
+    SaveMark,
+    SetMark,
+    Socket,
+    Source,
+    Tproxy,
+)
+from istio_init.typed import TYPE_CHECKING, assert_never
+
+if TYPE_CHECKING:
+    from istio_init.model import Family, Match, Target
+
+REJECT_WITH = {"ipv4": "icmp-port-unreachable", "ipv6": "icmp6-port-unreachable"}
+ANY_ADDRESS = {"ipv4": "0.0.0.0", "ipv6": "::"}
+COPY_MARK = ("--nfmask", hex(FULL_MASK), "--ctmask", hex(FULL_MASK))
+
+
+def rule_words(rule: Rule | ForeignRule, family: Family) -> list[str]:
+    """Return the words that follow ``-A CHAIN``, in iptables' canonical spelling."""
+    if isinstance(rule, ForeignRule):
+        return [rule.raw if isinstance(rule.raw, str) else f"# {len(rule.raw)} bytes"]
+    words = [word for match in rule.matches for word in match_words(match)]
+    return [*words, *target_words(rule.target, family)]
+
+
+def match_words(match: Match) -> list[str]:
+    """Return the words of one match."""
+    bang = ["!"] if match_negated(match) else []
+    match match:
+        case Source():
+            return [*bang, "-s", str(match.network)]
+        case Destination():
+            return [*bang, "-d", str(match.network)]
+        case InInterface():
+            return [*bang, "-i", match.name]
+        case OutInterface():
+            return [*bang, "-o", match.name]
+        case Proto():
+            return [*bang, "-p", match.name]
+        case Ports():
+            return ["-m", match.protocol, *bang, f"--{match.side}", str(match.ports)]
+        case MultiPorts():
+            ports = ",".join(str(one) for one in match.ports)
+            return ["-m", "multiport", *bang, f"--{match.side}s", ports]
+        case Owner():
+            return ["-m", "owner", *bang, f"--{match.kind}-owner", str(match.ids)]
+        case CtState():
+            option = "--state" if match.module == "state" else "--ctstate"
+            return ["-m", match.module, *bang, option, ",".join(match.states)]
+        case Mark():
+            return ["-m", "mark", *bang, "--mark", _masked(match.value, match.mask)]
+        case ConnMark():
+            return ["-m", "connmark", *bang, "--mark", _masked(match.value, match.mask)]
+        case Socket():
+            return ["-m", "socket"]
+        case _:
+            assert_never(match)
+
+
+def match_negated(match: Match) -> bool:
+    """Whether a match is written with ``!``."""
+    return False if isinstance(match, Socket) else match.negated
+
+
+def target_words(target: Target, family: Family) -> list[str]:
+    """Return the words of a target, ``-j`` included."""
+    match target:
+        case Jump():
+            return ["-j", target.chain]
+        case Return():
+            return ["-j", "RETURN"]
+        case Accept():
+            return ["-j", "ACCEPT"]
+        case Drop():
+            return ["-j", "DROP"]
+        case Reject():
+            return ["-j", "REJECT", "--reject-with", REJECT_WITH[family]]
+        case Redirect():
+            return ["-j", "REDIRECT", "--to-ports", str(target.port)]
+        case Tproxy():
+            mark = f"{target.mark:#x}/{target.mask:#x}"
+            on_ip = ANY_ADDRESS[family]
+            return [
+                *("-j", "TPROXY", "--on-port", str(target.port)),
+                *("--on-ip", on_ip, "--tproxy-mark", mark),
+            ]
+        case SetMark():
+            return ["-j", "MARK", "--set-xmark", f"{target.value:#x}/{target.mask:#x}"]
+        case SaveMark():
+            return ["-j", "CONNMARK", "--save-mark", *COPY_MARK]
+        case RestoreMark():
+            return ["-j", "CONNMARK", "--restore-mark", *COPY_MARK]
+        case CtZone():
+            return ["-j", "CT", "--zone", str(target.zone)]
+        case _:
+            assert_never(target)
+
+
+def _masked(value: int, mask: int) -> str:
+    return f"{value:#x}" if mask == FULL_MASK else f"{value:#x}/{mask:#x}"
+
+
+def tool(family: Family) -> str:
+    """Return the iptables program of a family."""
+    return "iptables" if family == IPV4 else "ip6tables"
