@@ -73,11 +73,12 @@ def _edits(before: Chain, after: Chain) -> list[Change]:
     steps: list[Change] = []
     shift = 0
     for start, end, new_start, new_end in _replaced(before.rules, after.rules):
-        for _ in range(start, end):
-            steps.append(Change("delete", after.name, start + shift))
+        steps += [Change("delete", after.name, start + shift)] * (end - start)
         added = after.rules[new_start:new_end]
-        for offset, rule in enumerate(added):
-            steps.append(Change("insert", after.name, start + shift + offset, rule))
+        steps += [
+            Change("insert", after.name, start + shift + offset, rule)
+            for offset, rule in enumerate(added)
+        ]
         shift += len(added) - (end - start)
     return steps
 
@@ -94,4 +95,8 @@ def _replaced(
     from difflib import SequenceMatcher
 
     matcher = SequenceMatcher(None, before, after, autojunk=False)
-    return [ranges for verb, *ranges in matcher.get_opcodes() if verb != "equal"]
+    return [
+        (start, end, new_start, new_end)
+        for verb, start, end, new_start, new_end in matcher.get_opcodes()
+        if verb != "equal"
+    ]

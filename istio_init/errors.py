@@ -6,6 +6,8 @@
     ├── UnsupportedError   1    this kernel or build cannot do what was asked
     ├── ApplyError         1    the kernel refused; prior state restored
     └── ProbeError         126  validation failed
+
+Drift that an audit finds is a value, not an error; the command line returns 3.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class ApplyError(IstioInitError):
         if self.rolled_back is True:
             text += "; rolled back to the state before this run"
         elif self.rolled_back is False:
-            text += "; ROLL BACK FAILED, the state is neither old nor new: run istio-init again or clean"
+            text += "; ROLL BACK FAILED, the state is neither old nor new: run istio-init again"
         else:
             text += "; nothing was changed"
         return text

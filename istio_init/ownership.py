@@ -143,14 +143,15 @@ def _is_tproxy_shape(chain: str, rule: Rule, marks: frozenset[int]) -> bool:
     match chain, rule.matches, rule.target:
         case "PREROUTING", (Proto("tcp", False), Mark(value, _, False)), SaveMark():
             return value in marks
-        case "OUTPUT", (OutInterface("lo", False), Proto("tcp", False), Mark(value, _, False)), Return():
-            return value in marks
+        case "OUTPUT", (to, Proto("tcp", False), Mark(value, _, False)), Return():
+            return to == _TO_LOCAL and value in marks
         case "OUTPUT", (Proto("tcp", False), ConnMark(value, _, False)), RestoreMark():
             return value in marks
         case "OUTPUT", (Destination(_, True), *rest), SetMark(value, _):
             shape = len(rest) == 3 and rest[:2] == [_TO_LOCAL, _TCP]
             return shape and isinstance(rest[2], Owner) and value == OUTBOUND_MARK
-    return False
+        case _:
+            return False
 
 
 def _interface(rule: Rule | ForeignRule) -> tuple[str, bool]:
@@ -211,9 +212,7 @@ def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -
         elif chain.name not in OWN_CHAINS:
             # A rule of someone else's that leads into a chain of ours has to go
             # with the chain; the kernel keeps no jump to nowhere.
-            left = tuple(
-                rule for rule in chain.rules if _jump(rule) not in OWN_CHAINS - kept_own
-            )
+            left = tuple(rule for rule in chain.rules if _jump(rule) not in OWN_CHAINS - kept_own)
             chains[chain.name] = chain.replace(rules=left)
     for chain in plan.chains if plan else ():
         if chain.name in OWN_CHAINS:
@@ -241,8 +240,6 @@ def _shared(
         rule for position, rule in enumerate(chain.rules[:split]) if position not in ours
     )
     after = tuple(
-        rule
-        for position, rule in enumerate(chain.rules[split:], split)
-        if position not in ours
+        rule for position, rule in enumerate(chain.rules[split:], split) if position not in ours
     )
     return (*head, *before, *tail, *after)

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Never, dataclass_transform
+    from typing import Any, Never, Self, dataclass_transform
 
     @dataclass_transform(frozen_default=True, eq_default=True)
     class Record:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
         __match_args__: tuple[str, ...] = ()
 
-        def replace(self, **changes: Any) -> Any: ...
+        def replace(self, **changes: Any) -> Self: ...
 
     def assert_never(value: Never) -> Never: ...
 
@@ -40,13 +40,13 @@ else:
             cls._defaults = defaults
             return cls
 
-    class Record(tuple, metaclass=_RecordType):
+    class Record(tuple, metaclass=_RecordType):  # noqa: SLOT001 - the metaclass adds them
         """An immutable value with named fields, compared and hashed by them."""
 
         def __new__(cls, *values, **named):
             fields = cls.__match_args__
             if named or len(values) != len(fields):
-                given = dict(zip(fields, values))
+                given = dict(zip(fields, values, strict=False))
                 if len(values) > len(fields) or given.keys() & named or named.keys() - set(fields):
                     raise TypeError(f"{cls.__name__}: fields are {', '.join(fields)}")
                 full = {**cls._defaults, **given, **named}
@@ -58,10 +58,13 @@ else:
 
         def replace(self, **changes):
             """Return a copy with the named fields changed."""
-            return type(self)(**{**dict(zip(self.__match_args__, self[1:])), **changes})
+            return type(self)(
+                **{**dict(zip(self.__match_args__, self[1:], strict=True)), **changes}
+            )
 
         def __repr__(self):
-            fields = ", ".join(f"{f}={v!r}" for f, v in zip(self.__match_args__, self[1:]))
+            named = zip(self.__match_args__, self[1:], strict=True)
+            fields = ", ".join(f"{name}={value!r}" for name, value in named)
             return f"{type(self).__name__}({fields})"
 
         def __reduce__(self):

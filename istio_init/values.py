@@ -62,7 +62,7 @@ def number(text: str, low: int, high: int, *, hexadecimal: bool = False) -> int:
         expected += ", decimal or 0x hexadecimal"
         if text[:2].lower() == "0x" and text[2:].isalnum() and text.isascii():
             try:
-                value = int(text[2:], 16)
+                value = int(text, 16)
             except ValueError:
                 raise ValueError(expected) from None
             if low <= value <= high:

@@ -12,7 +12,7 @@ linux/netfilter/xt_*.h.
 from __future__ import annotations
 
 from struct import Struct
-from struct import error as StructError
+from struct import error as struct_error
 
 from istio_init.errors import ParseError
 from istio_init.model import (
@@ -125,7 +125,8 @@ def encode(rule: Rule | ForeignRule, family: Family) -> bytes:
     A jump is named, not resolved: libiptc turns the name into an offset.
     """
     if isinstance(rule, ForeignRule):
-        assert isinstance(rule.raw, bytes)
+        if isinstance(rule.raw, str):
+            raise ParseError(f"a rule that was read as text has no bytes: {rule.raw}")
         return rule.raw
     size = 4 if family == IPV4 else 16
     source = destination = source_mask = destination_mask = bytes(size)
@@ -290,7 +291,7 @@ def decode(entry: bytes, family: Family) -> Rule | ForeignRule:
     """Return the rule of a normalised entry; one with unknown parts stays bytes."""
     try:
         found = _decode(entry, family)
-    except (ValueError, KeyError, IndexError, StructError):
+    except (ValueError, KeyError, IndexError, struct_error):
         found = None
     if found is not None and encode(found, family) == entry:
         return found
@@ -356,7 +357,7 @@ def _network(family: Family, packed: bytes, mask: bytes) -> Network:
 
 def _decode_match(name: str, revision: int, data: bytes) -> Match:
     match name, revision:
-        case ("tcp" | "udp"), 0:
+        case (("tcp" | "udp"), 0):
             source_low, source_high, low, high = _UDP.unpack_from(data)[:4]
             flags = data[11] if name == "tcp" else data[8]
             protocol: Protocol = "tcp" if name == "tcp" else "udp"
@@ -384,7 +385,8 @@ def _decode_match(name: str, revision: int, data: bytes) -> Match:
             return ConnMark(value, mask, bool(inverted))
         case "socket", 3:
             return Socket()
-    raise ValueError("a match this program writes")
+        case _:
+            raise ValueError("a match this program writes")
 
 
 def _decode_multiport(data: bytes) -> MultiPorts:
@@ -401,7 +403,7 @@ def _decode_multiport(data: bytes) -> MultiPorts:
 
 def _decode_target(name: str, revision: int, data: bytes, family: Family) -> Target:
     match name, revision:
-        case ("ACCEPT" | "DROP" | "RETURN"), 0:
+        case (("ACCEPT" | "DROP" | "RETURN"), 0):
             return _VERDICTS[name]
         case "REJECT", 0:
             return Reject()
@@ -418,4 +420,5 @@ def _decode_target(name: str, revision: int, data: bytes, family: Family) -> Tar
             return CtZone(_CT.unpack_from(data)[1])
         case _, 0 if _is_chain(name, data):
             return Jump(name)
-    raise ValueError("a target this program writes")
+        case _:
+            raise ValueError("a target this program writes")

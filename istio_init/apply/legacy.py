@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from errno import EAGAIN, EINVAL, ENOENT, ENOPROTOOPT, EPERM
+from itertools import pairwise
 from socket import AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_RAW, SOCK_RAW, socket
 
 from istio_init.apply import libiptc
@@ -139,7 +140,9 @@ class Legacy:
             why=_library_text(error),
         )
 
-    def _read_rules(self, handle: Any, family: Family, chain: str) -> tuple[Rule | ForeignRule, ...]:
+    def _read_rules(
+        self, handle: Any, family: Family, chain: str
+    ) -> tuple[Rule | ForeignRule, ...]:
         rules = []
         entry = handle.first_rule(chain)
         while entry:
@@ -203,7 +206,8 @@ class Legacy:
         return self._iptc.ip6tc.ip6tc
 
     def _bytes(self, step: Change, family: Family) -> bytes:
-        assert step.rule is not None
+        if step.rule is None:
+            raise ValueError(f"{step.verb} without a rule")
         return encode(step.rule, family)
 
     def _refused(
@@ -245,7 +249,7 @@ def _missing_extensions(change: TableChanges) -> tuple[str, ...]:
         if step.rule is None or isinstance(step.rule, ForeignRule):
             continue
         words = rule_words(step.rule, change.family)
-        for option, word in zip(words, words[1:], strict=False):
+        for option, word in pairwise(words):
             if option == "-m" and word in _MATCH_REVISIONS:
                 wanted[_KERNEL_NAMES.get(word, word), _MATCH_REVISIONS[word], False] = None
             elif option == "-j" and word in _TARGET_REVISIONS:

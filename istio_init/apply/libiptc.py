@@ -12,7 +12,11 @@ import ctypes
 import os
 import sys
 from types import ModuleType
-from typing import Any
+
+from istio_init.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _LIBRARIES = {
     "ip4tc": ("libip4tc.so.2", 2),
@@ -60,10 +64,13 @@ def _util() -> ModuleType | None:
     except OSError:
         return None
     util = ModuleType("iptc.util")
-    util.find_library = lambda *names: opened[names[0]]  # type: ignore[attr-defined]
-    util.find_libc = lambda: ctypes.CDLL(None)  # type: ignore[attr-defined]
-    # The kernel loads a table's module by itself when the table is first used.
-    util.load_kernel = lambda name, exc_if_failed=False: None  # type: ignore[attr-defined]
+    functions = {
+        "find_library": lambda *names: opened[names[0]],
+        "find_libc": lambda: ctypes.CDLL(None),
+        # The kernel loads a table's module by itself when the table is first used.
+        "load_kernel": lambda *_, **__: None,
+    }
+    util.__dict__.update(functions)
     return util
 
 

@@ -10,6 +10,7 @@ from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
 LOCK_VARIABLE = "XTABLES_LOCKFILE"
 LOCK_FILE = "/run/xtables.lock"
@@ -37,7 +38,7 @@ class XtablesLock:
         self._handle = -1
         self.path = ""
 
-    def __enter__(self) -> XtablesLock:
+    def __enter__(self) -> Self:
         self._handle = self._open()
         try:
             self._take()

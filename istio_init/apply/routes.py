@@ -114,7 +114,8 @@ def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, .
             for rule in _marked_rules(ip)
             if (rule.family, rule.mark, rule.table) in tables
             or (
-                rule.mark in marks | {DEFAULT_MARK} and LocalRoute(rule.family, rule.table) in routes
+                rule.mark in marks | {DEFAULT_MARK}
+                and LocalRoute(rule.family, rule.table) in routes
             )
         ]
     led_to = {LocalRoute(rule.family, rule.table) for rule in rules}
@@ -238,7 +239,11 @@ def _marked_rules(ip: Any) -> list[PolicyRule]:
             attributes = dict(message["attrs"])
             plain = message["src_len"] == message["dst_len"] == message["tos"] == 0
             plain = plain and message["action"] == _FR_ACT_TO_TBL and not message["flags"]
-            plain = plain and not attributes.keys() & {"FRA_IIFNAME", "FRA_OIFNAME", "FRA_UID_RANGE"}
+            plain = plain and not attributes.keys() & {
+                "FRA_IIFNAME",
+                "FRA_OIFNAME",
+                "FRA_UID_RANGE",
+            }
             mark = attributes.get("FRA_FWMARK")
             if plain and mark and attributes.get("FRA_FWMASK", FULL_MASK) == FULL_MASK:
                 table = attributes.get("FRA_TABLE", message["table"])

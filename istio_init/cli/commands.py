@@ -10,13 +10,14 @@ import click
 from istio_init import __version__
 from istio_init.cli.options import GROUPS, OPTIONS, RUNNING, Option
 from istio_init.cli.resolve import ISTIO_IPTABLES, resolve
-from istio_init.config import LAYOUT_1_30
+from istio_init.config import LAYOUT_1_30, TPROXY
 from istio_init.errors import IstioInitError, UnsupportedError
 from istio_init.log import Log
 from istio_init.typed import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from istio_init.apply.base import Outcome
     from istio_init.cli.resolve import Resolved
@@ -55,7 +56,7 @@ class _Flag(click.Option):
         self.group = option.group
         names = [f"--{option.name}", *([f"-{option.short}"] if option.short else [])]
         # Istio's switches stand alone or are written --switch=true, --switch=false.
-        alone = {"is_flag": False, "flag_value": "true"} if option.switch else {}
+        alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.switch else {}
         super().__init__(
             [*names, _parameter(option.name)],
             help=" ".join(shown),
@@ -152,9 +153,7 @@ def _program() -> _Program:
         "istio-init",
         help="Lead a pod's traffic through its sidecar proxy.\n\n" + _EXAMPLES,
         context_settings=_CONTEXT,
-        commands={
-            name: _Command(name, _callback(name)) for name in (APPLY, ISTIO_IPTABLES, CLEAN)
-        },
+        commands={name: _Command(name, _callback(name)) for name in (APPLY, ISTIO_IPTABLES, CLEAN)},
         subcommand_metavar="[COMMAND] [FLAGS]",
         options_metavar="",
     )
@@ -265,7 +264,7 @@ def _clean(resolved: Resolved, log: Log) -> None:
     _enter(resolved)
     # Every rule that these flags could have built, in either family, helps to
     # tell ours from those of others.
-    config = resolved.config.replace(layout=LAYOUT_1_30, ipv6=True)
+    config = resolved.config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
     hints = planner.plan(config, Facts())
     outcome = _transact(resolved, hints, log, clean=True)
     if resolved.run.dry_run:

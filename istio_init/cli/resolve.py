@@ -46,6 +46,9 @@ ISTIO_IPTABLES = "istio-iptables"
 BACKENDS: tuple[Backend, ...] = ("auto", "legacy", "nft", "nftables")
 FORMATS: tuple[Format, ...] = ("rules", "save", "json", "nft", "commands")
 
+# What stands around and between the parts of a list without meaning anything.
+_LIST_BLANKS = ", \t\r\n"
+
 # Route tables of the kernel itself: a local default route in one of them would
 # cut the pod off.
 _MAX_SPARE_TABLE = 252
@@ -110,9 +113,7 @@ class _Inputs:
         annotation = BY_NAME[name].annotation
         self.problems.append(Problem(given.origin, given.text, expected, annotation))
 
-    def value(
-        self, name: str, parse: Callable[[str], T], default: T, *, empty: bool = False
-    ) -> T:
+    def value(self, name: str, parse: Callable[[str], T], default: T, *, empty: bool = False) -> T:
         """Return the parsed value of a flag, or the default.
 
         An empty environment variable counts as unset; an empty flag does only
@@ -204,9 +205,8 @@ def resolve(
         ConfigError: one or more values are bad; all of them are in it.
     """
     layout, layout_problem = _layout(command, flags, environment)
-    files, origins, file_problems = ({}, {}, [])
-    if layout == LAYOUT_1_0:
-        files, origins, file_problems = _env_files(environment)
+    paths = (CLUSTER_FILE, SIDECAR_FILE) if layout == LAYOUT_1_0 else ()
+    files, origins, file_problems = _env_files(environment, paths)
     inputs = _Inputs(flags, {**environment, **files}, origins, layout)
     inputs.problems += [*layout_problem, *file_problems]
     run = _run(command, inputs)
@@ -227,7 +227,7 @@ def _layout(
 
 
 def _env_files(
-    environment: Mapping[str, str],
+    environment: Mapping[str, str], paths: tuple[tuple[str, str], ...]
 ) -> tuple[dict[str, str], dict[str, str], list[Problem]]:
     """Return the settings of layout 1.0's env files, where each was set, and problems.
 
@@ -237,7 +237,7 @@ def _env_files(
     settings: dict[str, str] = {}
     origins: dict[str, str] = {}
     problems: list[Problem] = []
-    for variable, default in (CLUSTER_FILE, SIDECAR_FILE):
+    for variable, default in paths:
         path = environment.get(variable) or default
         try:
             with open(path, encoding="utf-8") as lines:
@@ -403,7 +403,7 @@ def _star(
 ) -> tuple[bool, tuple[T, ...]]:
     """Return whether a list is ``*``, and its parts where it is not."""
     given = inputs.given(name)
-    if given is not None and [part.strip() for part in given.text.split(",") if part.strip()] == ["*"]:
+    if given is not None and given.text.strip(_LIST_BLANKS) == "*":
         return True, ()
     return False, inputs.value(name, parse, (), empty=True)
 
@@ -433,20 +433,21 @@ def _proxy_ids(
     Source: proxy_init 1.0.2, istio-iptables.sh; istio 1.30, cmd/root.go,
     constructConfig.
     """
-    found = inputs.value("proxy-uid", uids, (), empty=True)
+    none: tuple[IdRange, ...] = ()
+    found = inputs.value("proxy-uid", uids, none, empty=True)
     given = inputs.given("proxy-uid")
-    named = given is not None and bool(given.text.strip(" ,"))
+    named = given is not None and bool(given.text.strip(_LIST_BLANKS))
     if not named:
         found = _default_ids(inputs, names, root_too=root_too)
     default_gids = found
     group = inputs.given("proxy-gid")
-    if named and given is not None and (group is None or not group.text.strip(" ,")):
+    if named and given is not None and (group is None or not group.text.strip(_LIST_BLANKS)):
         # A user's name stands for the group of the same name.
         try:
             default_gids = gids(given.text)
         except ValueError:
             default_gids = found
-    return found, inputs.value("proxy-gid", gids, (), empty=True) or default_gids
+    return found, inputs.value("proxy-gid", gids, none, empty=True) or default_gids
 
 
 def _default_ids(inputs: _Inputs, names: Names, *, root_too: bool) -> tuple[IdRange, ...]:
@@ -465,7 +466,7 @@ def _owner_groups(
     given = inputs.given("outbound-owner-groups")
     if given is None or given.text.strip() == "*":
         return None
-    if not given.text.strip(" ,"):
+    if not given.text.strip(_LIST_BLANKS):
         return ()
     return inputs.value("outbound-owner-groups", parse, None)
 

@@ -6,6 +6,8 @@ anything else is kept as a ForeignRule, never guessed at.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from istio_init.errors import ParseError
 from istio_init.model import (
     CT_STATES,
@@ -87,7 +89,7 @@ class _Words:
 def parse_rule(text: str, family: Family) -> Rule | ForeignRule:
     """Return the rule whose text follows ``-A CHAIN``."""
     try:
-        found = _rule(_Words(text.split()), family)
+        found = _rule(_Words(text.split()))
     except ValueError:
         found = None
     if found is not None and " ".join(rule_words(found, family)) == text:
@@ -102,18 +104,18 @@ def _jump_of(text: str) -> str:
         words = shlex.split(text)
     else:
         words = text.split()
-    for word, after in zip(words, words[1:], strict=False):
+    for word, after in pairwise(words):
         if word in ("-j", "-g") and after not in _BUILTIN_TARGETS:
             return after
     return ""
 
 
-def _rule(words: _Words, family: Family) -> Rule:
+def _rule(words: _Words) -> Rule:
     matches: list[Match] = []
     protocol = ""
     while words:
         if words.take_if("-j"):
-            target = _target(words, family)
+            target = _target(words)
             if words:
                 raise ValueError("the end")
             return Rule(tuple(matches), target)
@@ -141,7 +143,8 @@ def _match(option: str, words: _Words, protocol: str, *, negated: bool) -> Match
             return Proto("udp", negated)
         case "-m" if not negated:
             return _extension(words.take(), words)
-    raise ValueError("a match")
+        case _:
+            raise ValueError("a match")
 
 
 def _extension(name: str, words: _Words) -> Match:
@@ -151,9 +154,9 @@ def _extension(name: str, words: _Words) -> Match:
     option = words.take()
     value = words.take()
     match name, option:
-        case ("tcp" | "udp"), "--sport":
+        case (("tcp" | "udp"), "--sport"):
             return Ports("tcp" if name == "tcp" else "udp", "sport", _ports(value), negated)
-        case ("tcp" | "udp"), "--dport":
+        case (("tcp" | "udp"), "--dport"):
             return Ports("tcp" if name == "tcp" else "udp", "dport", _ports(value), negated)
         case "multiport", ("--sports" | "--dports"):
             ports = tuple(_ports(one) for one in value.split(","))
@@ -170,10 +173,11 @@ def _extension(name: str, words: _Words) -> Match:
             return Mark(*_masked(value), negated)
         case "connmark", "--mark":
             return ConnMark(*_masked(value), negated)
-    raise ValueError("a match this program writes")
+        case _:
+            raise ValueError("a match this program writes")
 
 
-def _target(words: _Words, family: Family) -> Target:
+def _target(words: _Words) -> Target:
     name = words.take()
     match name:
         case "RETURN":
@@ -202,9 +206,10 @@ def _target(words: _Words, family: Family) -> Target:
             return target
         case "CT":
             return CtZone(int(words.after("--zone")))
-    if words:
-        raise ValueError("a target this program writes")
-    return Jump(name)
+        case _ if not words:
+            return Jump(name)
+        case _:
+            raise ValueError("a target this program writes")
 
 
 def _network(text: str) -> Network:

@@ -259,7 +259,6 @@ def warnings(config: Config) -> tuple[str, ...]:
     for cidr in config.outbound_exclude_cidrs:
         if cidr.everything:
             found.append(f"-x {cidr} leaves all outbound traffic of its family alone")
-    for flag, names in (("-c", config.exclude_interfaces), ("-k", config.virtual_interfaces)):
-        if "+" in names:
-            found.append(f"{flag} + means every interface")
+    listed = {"-c": config.exclude_interfaces, "-k": config.virtual_interfaces}
+    found += [f"{flag} + means every interface" for flag, names in listed.items() if "+" in names]
     return tuple(found)

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
     from istio_init.model import Plan
 
-_SHELL_SAFE = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_-+=:,./"
-)
+_SHELL_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_-+=:,./")
 
 
 def render(plan: Plan) -> str:

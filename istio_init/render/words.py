@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from istio_init.model import Family, Match, Target
 
 REJECT_WITH = {"ipv4": "icmp-port-unreachable", "ipv6": "icmp6-port-unreachable"}
-ANY_ADDRESS = {"ipv4": "0.0.0.0", "ipv6": "::"}
+ANY_ADDRESS = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - nothing is bound to it
 COPY_MARK = ("--nfmask", hex(FULL_MASK), "--ctmask", hex(FULL_MASK))
 
 

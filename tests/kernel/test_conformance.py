@@ -1,0 +1,33 @@
+"""Every conformance case through the kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cases import CASES, Case
+from tests.namespace import Namespace, untouched
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernel_holds_what_the_original_left(case: Case) -> None:
+    with Namespace() as pod:
+        pod.init(*case.argv, env=case.env)
+        first = pod.state(case.route_table)
+        again = pod.init(*case.argv, env=case.env)
+        second = pod.state(case.route_table)
+
+    assert first == case.expected
+    assert second == case.expected
+    assert "already in place" in again.stderr
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_clean_without_flags_leaves_nothing(case: Case) -> None:
+    with Namespace() as pod:
+        pod.init(*case.argv, env=case.env)
+        pod.init("clean")
+        after = pod.state(case.route_table)
+        again = pod.init("clean")
+
+    assert after == untouched()
+    assert "nothing of ours" in again.stderr
