@@ -1,0 +1,52 @@
+# Everything a person or CI runs. `make demo` and `make test` need only Debian 12
+# with Python 3.11, make and root: `setup` installs the rest.
+
+PYTHON ?= /usr/bin/python3.11
+VENV := .venv
+READY := $(VENV)/.ready
+# iptables and nftables are what the program stands beside and is compared with;
+# gcc and the headers build python-iptables' C part.
+PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv
+
+.PHONY: setup demo test check fmt golden clean packages
+
+setup: $(READY)
+
+$(READY): pyproject.toml Makefile | packages
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
+	touch $@
+
+# Asks apt only for what is missing, so that a second run needs no network.
+packages:
+	@missing=""; for package in $(PACKAGES); do \
+	    dpkg-query --show --showformat '$${db:Status-Status}\n' $$package 2>/dev/null \
+	        | grep -qx installed || missing="$$missing $$package"; \
+	done; \
+	test -z "$$missing" || { \
+	    echo "installing$$missing"; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes $$missing >/dev/null; \
+	}
+
+demo: setup
+	$(VENV)/bin/python scripts/demo
+
+test: setup check
+	$(VENV)/bin/python -m pytest -n auto tests
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+fmt: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# Rewrites what the tests compare the output with, and shows what changed.
+golden: setup
+	$(VENV)/bin/python scripts/golden
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
