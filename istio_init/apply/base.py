@@ -60,7 +60,7 @@ class Transaction:
         self._plan = plan
         self._log = log
         self._clean = clean
-        self._families: list[Family] = []
+        # As they were before this run's first change, for rolling back.
         self._snapshots: dict[Family, Ruleset] = {}
         self._done: list[TableChanges] = []
         self._steps: list[Step] = []
@@ -72,25 +72,8 @@ class Transaction:
             ApplyError, UnsupportedError: it could not be done; ``rolled_back``
                 or the text says what state was left.
         """
-        for _ in range(_TRIES):
-            try:
-                return self._try()
-            except TableChangedError:
-                self._roll_back()
-                self._log.debug("another program changed a table meanwhile: starting again")
-        raise ApplyError(
-            "the tables do not stand still",
-            where=f"backend {self._applier.name}",
-            why=f"another program changed them during each of {_TRIES} tries",
-            remedy="stop the program that writes iptables without taking the xtables lock",
-        )
-
-    def _try(self) -> Outcome:
-        self._families, self._snapshots, self._done, self._steps = [], {}, [], []
         try:
-            return self._converge()
-        except TableChangedError:
-            raise
+            return self._try()
         except BaseException as error:
             touched = bool(self._done or self._steps)
             restored = self._roll_back()
@@ -105,23 +88,54 @@ class Transaction:
                 ) from error
             raise
 
-    def _converge(self) -> Outcome:
+    def _try(self) -> Outcome:
+        for _ in range(_TRIES):
+            try:
+                return self._converge()
+            except TableChangedError:
+                self._log.debug("another program changed a table meanwhile: going on from there")
+        raise ApplyError(
+            "the tables do not stand still",
+            where=f"backend {self._applier.name}",
+            why=f"another program changed them during each of {_TRIES} tries",
+            remedy="stop the program that writes iptables without taking the xtables lock",
+        )
+
+    def preview(self) -> Outcome:
+        """Return what ``run`` would change now; nothing is written.
+
+        Raises:
+            ApplyError, UnsupportedError: the live state cannot be read.
+        """
+        found, steps = self._look()
+        tables = [
+            (change.family, change.table)
+            for live in found.values()
+            for change in changes(live, self._wanted(live))
+        ]
+        return Outcome(tuple(tables), steps)
+
+    def _look(self) -> tuple[dict[Family, Ruleset], tuple[Step, ...]]:
+        """Return the live tables, and the route steps to be taken."""
+        found: dict[Family, Ruleset] = {}
         for family in FAMILIES:
             planned = self._plan.ruleset(family)
             needed = frozenset(table.name for table in planned.tables)
             live = self._read(family, frozenset() if self._clean else needed)
             if live is not None:
-                self._families.append(family)
-                self._snapshots[family] = live
-        known = ownership.traces(tuple(self._snapshots.values()))
-        steps = self._route_steps(known)
+                found[family] = live
+                self._snapshots.setdefault(family, live)
+        return found, self._route_steps()
+
+    def _converge(self) -> Outcome:
+        found, steps = self._look()
         # Marked packets need their route before, and after, there are marks.
         self._take(tuple(step for step in steps if step.verb == "add"))
-        results = {family: self._commit(family, known) for family in self._families}
+        results = {family: self._commit(live) for family, live in found.items()}
         self._take(tuple(step for step in steps if step.verb == "del"))
         self._verify(results)
-        tables = tuple((change.family, change.table) for change in self._done)
-        return Outcome(tables, tuple(self._steps))
+        tables = dict.fromkeys((change.family, change.table) for change in self._done)
+        return Outcome(tuple(tables), tuple(self._steps))
 
     def _read(self, family: Family, needed: frozenset[str]) -> Ruleset | None:
         """Return the live tables; None for IPv6 where the kernel has none to guard or clean."""
@@ -135,17 +149,23 @@ class Transaction:
                 return None
             raise
 
-    def _commit(self, family: Family, known: Traces) -> Ruleset:
-        live = self._snapshots[family]
-        planned = self._plan.ruleset(family)
-        wanted = ownership.wanted(live, planned, known, clean=self._clean)
+    def _known(self) -> Traces:
+        # A later try finds tables from which the old rules, and their traces, are gone.
+        return ownership.traces(tuple(self._snapshots.values()))
+
+    def _wanted(self, live: Ruleset) -> Ruleset:
+        planned = self._plan.ruleset(live.family)
+        return ownership.wanted(live, planned, self._known(), clean=self._clean)
+
+    def _commit(self, live: Ruleset) -> Ruleset:
+        wanted = self._wanted(live)
         for change in changes(live, wanted):
             self._applier.commit(change)
             self._done.append(change)
         return wanted
 
-    def _route_steps(self, known: Traces) -> tuple[Step, ...]:
-        live = routes.live(known.marks, self._plan.routes)
+    def _route_steps(self) -> tuple[Step, ...]:
+        live = routes.live(self._known().marks, self._plan.routes)
         return routes.changes(live, () if self._clean else routes.wanted(self._plan))
 
     def _take(self, steps: tuple[Step, ...]) -> None:
@@ -156,28 +176,26 @@ class Transaction:
         """Read what was changed again, and compare.
 
         Raises:
-            ApplyError: the kernel holds something else.
+            TableChangedError: the kernel holds something else.
         """
         for family in {change.family for change in self._done}:
             wanted = results[family]
             live = self._applier.read(family, frozenset(table.name for table in wanted.tables))
             for table in wanted.tables:
                 if live.table(table.name) != table:
-                    raise ApplyError(
-                        "what the kernel holds is not what was written",
-                        where=f"backend {self._applier.name}, {family}, {table.name}",
-                        why="another program changed the table at the same time",
-                        remedy="run istio-init again",
-                    )
+                    raise TableChangedError
 
     def _roll_back(self) -> bool:
         """Put back what was there before; return whether that worked."""
         try:
-            for family in {change.family for change in self._done}:
-                before = self._snapshots[family]
-                tables = frozenset(table.name for table in before.tables)
-                for change in changes(self._applier.read(family, tables), before):
-                    self._applier.commit(change)
+            for family, before in self._snapshots.items():
+                # Other tables may hold by now what others wrote.
+                touched = {change.table for change in self._done if change.family == family}
+                if touched:
+                    tables = tuple(table for table in before.tables if table.name in touched)
+                    live = self._applier.read(family, frozenset(touched))
+                    for change in changes(live, before.replace(tables=tables)):
+                        self._applier.commit(change)
             routes.take(tuple(step.undone for step in reversed(self._steps)))
         except (IstioInitError, TableChangedError, OSError) as error:
             self._log.error(f"rolling back failed: {error}")

@@ -39,6 +39,14 @@ _NLM_F_REQUEST_DUMP = 0x301
 _NLMSG_DONE = 3
 _NLMSG_ERROR = 2
 _FRA_FWMARK = 10
+# What the kernel tells about a rule that asks for nothing but a mark. One with
+# anything more (a protocol, a port, a tunnel, what later kernels add) is not ours.
+_PLAIN_RULE = frozenset(
+    {
+        *("FRA_PRIORITY", "FRA_FWMARK", "FRA_FWMASK", "FRA_TABLE"),
+        *("FRA_PROTOCOL", "FRA_SUPPRESS_PREFIXLEN"),
+    }
+)
 _HEADER = struct.Struct("=IHHII")
 _RULE_HEADER = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -127,13 +135,13 @@ def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[Step, ..
     """Return the steps from one state to another, additions first.
 
     A rule at another priority than planned serves as well as the planned one,
-    and stays; a second one for the same mark and table goes.
+    and stays where that is missing; a second one for the same mark and table goes.
     """
     kept: set[Item] = set()
     removed: list[Step] = []
     for item in before:
         same = item.replace(priority=RULE_PRIORITY) if isinstance(item, PolicyRule) else item
-        if same in after and same not in kept:
+        if same in after and same not in kept and (item == same or same not in before):
             kept.add(same)
         else:
             removed.append(Step("del", item))
@@ -239,11 +247,8 @@ def _marked_rules(ip: Any) -> list[PolicyRule]:
             attributes = dict(message["attrs"])
             plain = message["src_len"] == message["dst_len"] == message["tos"] == 0
             plain = plain and message["action"] == _FR_ACT_TO_TBL and not message["flags"]
-            plain = plain and not attributes.keys() & {
-                "FRA_IIFNAME",
-                "FRA_OIFNAME",
-                "FRA_UID_RANGE",
-            }
+            plain = plain and attributes.keys() <= _PLAIN_RULE
+            plain = plain and attributes.get("FRA_SUPPRESS_PREFIXLEN", FULL_MASK) == FULL_MASK
             mark = attributes.get("FRA_FWMARK")
             if plain and mark and attributes.get("FRA_FWMASK", FULL_MASK) == FULL_MASK:
                 table = attributes.get("FRA_TABLE", message["table"])

@@ -202,6 +202,9 @@ def _act(resolved: Resolved, log: Log) -> int:
     if run.command == "clean":
         _clean(resolved, log)
     elif run.dry_run:
+        if resolved.config.layout == LAYOUT_1_30 and resolved.config.ipv6 is None:
+            # The addresses that decide are those of the namespace named.
+            _enter(resolved)
         plan = _plan(resolved, log)
         sys.stdout.write(_rendered(plan, run.format))
         sys.stdout.flush()
@@ -266,14 +269,14 @@ def _clean(resolved: Resolved, log: Log) -> None:
     # tell ours from those of others.
     config = resolved.config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
     hints = planner.plan(config, Facts())
-    outcome = _transact(resolved, hints, log, clean=True)
-    if resolved.run.dry_run:
-        return
+    dry_run = resolved.run.dry_run
+    outcome = _transact(resolved, hints, log, clean=True, dry_run=dry_run)
     if not outcome.changed:
         log.info("clean: nothing of ours was found")
         return
     tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
-    log.info(f"clean: removed ours from {tables or 'no table'}, {len(outcome.steps)} route steps")
+    done = "would remove" if dry_run else "removed"
+    log.info(f"clean: {done} ours from {tables or 'no table'}, {len(outcome.steps)} route steps")
 
 
 def _enter(resolved: Resolved) -> None:
@@ -283,7 +286,9 @@ def _enter(resolved: Resolved) -> None:
         netns.enter(resolved.run.network_namespace)
 
 
-def _transact(resolved: Resolved, plan: Plan, log: Log, *, clean: bool) -> Outcome:
+def _transact(
+    resolved: Resolved, plan: Plan, log: Log, *, clean: bool, dry_run: bool = False
+) -> Outcome:
     from istio_init.apply.base import Transaction
     from istio_init.apply.legacy import Legacy
     from istio_init.apply.lock import XtablesLock
@@ -292,5 +297,7 @@ def _transact(resolved: Resolved, plan: Plan, log: Log, *, clean: bool) -> Outco
         raise UnsupportedError(
             f"this release does not write backend {resolved.run.backend} yet: use --backend legacy"
         )
+    if dry_run:
+        return Transaction(Legacy(), plan, log, clean=clean).preview()
     with XtablesLock(resolved.run.wait):
         return Transaction(Legacy(), plan, log, clean=clean).run()
