@@ -202,6 +202,9 @@ def _act(resolved: Resolved, log: Log) -> int:
     if run.command == "clean":
         _clean(resolved, log)
     elif run.dry_run:
+        if resolved.config.layout == LAYOUT_1_30 and resolved.config.ipv6 is None:
+            # The addresses that decide are those of the namespace named.
+            _enter(resolved)
         plan = _plan(resolved, log)
         sys.stdout.write(_rendered(plan, run.format))
         sys.stdout.flush()
