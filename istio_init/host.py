@@ -15,7 +15,7 @@ from istio_init.errors import ApplyError
 from istio_init.model import IPV4, IPV6, Network
 from istio_init.planner.shared import LOOPBACK_IPV6, PASSTHROUGH
 from istio_init.typed import TYPE_CHECKING
-from istio_init.values import address
+from istio_init.values import MAX_ID, MAX_PORT, address, number
 
 if TYPE_CHECKING:
     from istio_init.config import Config
@@ -26,10 +26,13 @@ _IFREQ_SIZE = 40
 
 
 class Names:
-    """Looks names up in the image's own files.
+    """Looks names up in the image's own files; one that is missing has no names.
 
     The files are read directly: the C library's lookups may ask LDAP or a
     socket that does not answer in an init container.
+
+    Raises:
+        ApplyError: a file cannot be read.
     """
 
     def __init__(self, etc: str = "/etc") -> None:
@@ -56,6 +59,13 @@ class Names:
                     self._files[file] = read(list(lines))
             except FileNotFoundError:
                 self._files[file] = {}
+            except OSError as error:
+                raise ApplyError(
+                    "cannot look names up",
+                    where=f"{self._etc}/{file}",
+                    why=error.strerror or str(error),
+                    remedy="give numbers in place of names",
+                ) from error
         return self._files[file]
 
 
@@ -64,8 +74,9 @@ def _ids(lines: list[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for line in lines:
         fields = line.split(":")
-        if len(fields) > 2 and fields[2].isdigit():
-            found.setdefault(fields[0], int(fields[2]))
+        found_id = _number(fields[2], 0, MAX_ID) if len(fields) > 2 else None
+        if found_id is not None:
+            found.setdefault(fields[0], found_id)
     return found
 
 
@@ -76,11 +87,20 @@ def _services(lines: list[str]) -> dict[str, int]:
         fields = line.partition("#")[0].split()
         if len(fields) < 2:
             continue
-        port, _, protocol = fields[1].partition("/")
-        if port.isdigit():
+        text, _, protocol = fields[1].partition("/")
+        port = _number(text, 1, MAX_PORT)
+        if port is not None:
             for name in (fields[0], *fields[2:]):
-                (tcp if protocol == "tcp" else other).setdefault(name, int(port))
+                (tcp if protocol == "tcp" else other).setdefault(name, port)
     return {**other, **tcp}
+
+
+def _number(text: str, low: int, high: int) -> int | None:
+    """Return the number of a line; None for what no kernel would take."""
+    try:
+        return number(text, low, high)
+    except ValueError:
+        return None
 
 
 def gather(config: Config) -> Facts:

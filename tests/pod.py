@@ -93,6 +93,14 @@ APP = Actor("app", uid=1000, gid=1000)
 PROXY = Actor("proxy", uid=1337, gid=1337)
 # How Istio runs the proxy in TPROXY mode: transparent sockets are root's.
 ROOT_PROXY = Actor("proxy", uid=0, gid=1337)
+# The proxy's user in another group, another user in the proxy's group, a second proxy.
+BY_USER = Actor("by-user", uid=1337, gid=1000)
+BY_GROUP = Actor("by-group", uid=1000, gid=1337)
+SECOND_PROXY = Actor("second-proxy", uid=1338, gid=1338)
+# The application's user in groups of its owner's choice.
+MEMBER = Actor("member", uid=1000, gid=2000)
+OTHER_MEMBER = Actor("other-member", uid=1000, gid=2001)
+ROOT = Actor("root")
 CLIENT = Actor("client", "client")
 NEIGHBOUR = Actor("outside", "outside")
 VM = Actor("vm", "vm")

@@ -314,10 +314,10 @@ def decode(entry: bytes, family: Family) -> Rule | ForeignRule:
 
 def _jump_of(entry: bytes, family: Family) -> str:
     try:
-        name, _, data = _target(entry, family)
+        name, revision, data = _target(entry, family)
     except (ValueError, struct_error) as error:
         raise ParseError("the kernel returned an entry without a target") from error
-    return name if _is_chain(name, data) else ""
+    return name if revision == 0 and _is_chain(name, data) else ""
 
 
 def _is_chain(target: str, data: bytes) -> bool:

@@ -11,15 +11,16 @@ from tests.namespace import TOOLS
 from tests.pod import (
     AGENT_PORT,
     APP,
+    BY_GROUP,
     FAMILIES,
     LOOPBACK,
+    MEMBER,
     OTHER_LOOPBACK,
     OTHER_RESOLVER,
     POD,
     PROXY,
     RESOLVER,
     UNANSWERED,
-    Actor,
     Call,
     Landing,
     Pod,
@@ -42,8 +43,6 @@ LOCAL = layout_1_30(
 SPARED = layout_1_30("--redirect-dns", "--capture-all-dns", "-o", "53")
 GROUPS = ALL.with_env(ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE="2000")
 OFF = layout_1_30()
-
-MEMBER = Actor("member", uid=1000, gid=2000)
 
 
 def by_agent(call: Call, family: str, *, relayed: str = "") -> Landing:
@@ -110,6 +109,7 @@ PROXY_TO_SELF = Call(PROXY, POD, 80)
 # With DNS on, the rules for what stays in the pod are worded differently.
 WITHIN = (
     Row("the application", WITH_OUTBOUND, Call(APP, POD, 80), PROXY_TO_SELF, 15006),
+    Row("the proxy's group", WITH_OUTBOUND, Call(BY_GROUP, POD, 80), PROXY_TO_SELF, 15006),
     Row("the proxy, DNS", WITH_OUTBOUND, Call(PROXY, POD, 53), PROXY_TO_SELF, 15006),
     Row(
         "the proxy, tunnel",

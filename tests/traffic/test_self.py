@@ -9,13 +9,14 @@ import pytest
 
 from tests.pod import (
     APP,
+    BY_GROUP,
     LOOPBACK,
     OTHER_LOOPBACK,
     OUTSIDE,
     PASSTHROUGH,
     POD,
     PROXY,
-    Actor,
+    SECOND_PROXY,
     Call,
     layout_1_0,
     layout_1_30,
@@ -24,9 +25,6 @@ from tests.traffic.rows import Row, table
 
 if TYPE_CHECKING:
     from tests.traffic.conftest import Pods
-
-SECOND = Actor("second", uid=1338, gid=1338)
-BY_GROUP = Actor("by-group", uid=1000, gid=1337)
 
 APP_TO_SELF = Call(APP, POD, 80)
 PROXY_TO_SELF = Call(PROXY, POD, 80)
@@ -63,7 +61,7 @@ LAYOUT_1_30 = (
     # The proxy is known by its user here, as in Istio: a group alone does not make one ...
     Row("the proxy's group", NEW, Call(BY_GROUP, POD, 80), PROXY_TO_SELF, 15006),
     # ... and of several users the first hides the others.
-    Row("the second user", TWO_USERS, Call(SECOND, POD, 80), PROXY_TO_SELF, 15006),
+    Row("the second user", TWO_USERS, Call(SECOND_PROXY, POD, 80), PROXY_TO_SELF, 15006),
 )
 
 IPV4_LISTED = replace(layout_1_30("-i", "127.0.0.0/8,10.1.0.0/24", "--no-ipv6"), families=("ipv4",))

@@ -19,7 +19,7 @@ from tests.unit.flags import SWITCHES
 from tests.unit.flags import VALUES as FLAG_VALUES
 from tests.unit.flags import VARIABLES as VARIABLE_VALUES
 from tests.unit.goldens import FORMATS
-from tests.unit.settings import tried
+from tests.unit.settings import tried_more
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -115,7 +115,7 @@ FACTS = st.sampled_from(
 
 
 @given(st.sampled_from([(), *((word,) for word in WORDS)]), _vectors(ANY_FLAG), ENVIRONMENTS)
-@tried
+@tried_more
 def test_any_call_is_understood_or_refused(
     word: tuple[str, ...], argv: tuple[str, ...], env: dict[str, str]
 ) -> None:
@@ -133,7 +133,7 @@ def test_any_call_is_understood_or_refused(
     FACTS,
     st.sampled_from(FORMATS),
 )
-@tried
+@tried_more
 def test_any_dry_run_prints_rules_or_why_not(
     word: tuple[str, ...],
     argv: tuple[str, ...],

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from istio_init.apply import entry as entry_module
 from istio_init.apply.entry import decode, encode, jump, normalised
 from istio_init.errors import ParseError
 from istio_init.model import (
@@ -38,6 +39,7 @@ from istio_init.model import (
     SaveMark,
     SetMark,
     Socket,
+    Source,
     Tproxy,
     rule,
 )
@@ -48,7 +50,7 @@ from tests.unit.settings import tried
 if TYPE_CHECKING:
     from typing import Any
 
-    from istio_init.model import Family
+    from istio_init.model import Family, Match
 
 # Size of what stands before the matches, and in it the place of the target's offset.
 HEADER = {IPV4: 112, IPV6: 168}
@@ -99,8 +101,9 @@ def test_what_the_kernel_fills_in_is_cleared(drawn: tuple[Family, Rule]) -> None
         dirty = b"\xee" * (28 - len(name)) if len(name) < 28 else b""
         live[position + 3 + len(name) : position + 31] = dirty
         position += struct.unpack_from("=H", live, position)[0]
-    chain = "" if entry[target + EXTENSION :] != bytes(8) else name_at(entry, target)
-    if chain:
+    chain = ""
+    if isinstance(one.target, Jump | Return | Accept | Drop):
+        chain = name_at(entry, target)
         # The kernel keeps an offset or a verdict in place of the name.
         live[target + 2 : target + 31] = bytes(29)
         live[target + EXTENSION : target + EXTENSION + 4] = b"\xf0\xff\xff\xff"
@@ -296,11 +299,28 @@ def test_any_damage_is_found(
         assert encode(found, family) == entry
 
 
-def test_header_matches_are_no_extensions() -> None:
-    nonsense: Any = Rule((Jump("X"),), Accept())  # type: ignore[arg-type]
+def test_target_that_looks_like_a_chain_by_its_bytes_is_none_by_its_revision() -> None:
+    entry = encode(Rule((Proto("tcp"),), SetMark(0, 0)), IPV4)
+    foreign = put(entry, HEADER[IPV4] - 30, b"\x80")
+
+    assert entry.endswith(bytes(8))
+    assert decode(entry, IPV4) == Rule((Proto("tcp"),), SetMark(0, 0))
+    assert decode(foreign, IPV4) == ForeignRule(foreign, "")
+
+
+@pytest.mark.parametrize(
+    "one",
+    [Source(TEN), Destination(TEN), InInterface("lo"), OutInterface("lo"), Proto("tcp"), Jump("X")],
+)
+def test_only_extensions_are_encoded_as_such(one: Match | Jump) -> None:
+    match: Any = one
 
     with pytest.raises(AssertionError):
-        encode(nonsense, IPV6)
-    nonsense = Rule((), Proto("tcp"))  # type: ignore[arg-type]
+        entry_module._encode_match(match)
+
+
+def test_only_targets_are_encoded_as_such() -> None:
+    nonsense: Any = Proto("tcp")
+
     with pytest.raises(AssertionError):
-        encode(nonsense, IPV6)
+        encode(Rule((), nonsense), IPV6)

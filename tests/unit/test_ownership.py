@@ -38,7 +38,7 @@ from istio_init.planner.shared import OWN_CHAINS
 from istio_init.render.rules import table_lines
 from istio_init.values import address
 from tests.unit.flags import networks, ports
-from tests.unit.settings import tried
+from tests.unit.settings import tried_less
 from tests.unit.test_planner import configs
 
 if TYPE_CHECKING:
@@ -534,7 +534,7 @@ def check(live: tuple[Ruleset, ...], before: tuple[Ruleset, ...], planned: Plan)
 
 
 @given(FOREIGN, ANY_CONFIG, ANY_CONFIG)
-@tried
+@tried_less
 def test_one_run_ends_with_the_plan_whatever_was_there(
     start: tuple[Ruleset, ...], first: Config, second: Config
 ) -> None:
@@ -552,7 +552,7 @@ def test_one_run_ends_with_the_plan_whatever_was_there(
 
 
 @given(FOREIGN, ANY_CONFIG)
-@tried
+@tried_less
 def test_cleaning_leaves_what_was_there_before(start: tuple[Ruleset, ...], config: Config) -> None:
     there = converge(start, plan(config, FACTS))
     flags = config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
@@ -593,7 +593,7 @@ MENDABLE = st.one_of(
 
 
 @given(FOREIGN, MENDABLE, st.data())
-@tried
+@tried_less
 def test_damage_is_mended(start: tuple[Ruleset, ...], config: Config, data: st.DataObject) -> None:
     planned = plan(config, FACTS)
     broken = data.draw(damaged(converge(start, planned)))

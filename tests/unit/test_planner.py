@@ -748,6 +748,13 @@ def test_loopback_traffic_of_the_application_returns_before_it_is_redirected() -
     assert lines.index("-d 127.0.0.1/32 -j RETURN") < lines.index("-j ISTIO_REDIRECT")
 
 
+def test_layouts_are_two() -> None:
+    unknown: Any = "2.0"
+
+    with pytest.raises(AssertionError):
+        plan(Config(unknown), NOTHING_KNOWN)
+
+
 def test_unknown_family_of_a_plan_is_empty() -> None:
     assert Plan("1.30", ()).ruleset(IPV6).tables == ()
     assert planned(NEW).ruleset(IPV4).table("filter") is None

@@ -1,0 +1,186 @@
+"""Imports point one way, and what costs time to import is imported where it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import istio_init
+
+ROOT = Path(istio_init.__file__).parent
+
+# From the bottom up: a module imports from its own layer and those below.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("typed",),
+    ("errors",),
+    ("model",),
+    ("config",),
+    ("values", "log"),
+    ("planner", "parse", "render", "diff", "ownership", "audit", "explain"),
+    ("host", "netns"),
+    ("apply", "probe"),
+    ("cli",),
+    ("__main__",),
+)
+# Everything before the host: no input or output, no clock, no environment.
+PURE = {"typed", "errors", "model", "config", "values", *LAYERS[5]}
+PURE_LIBRARY = {
+    *("__future__", "collections", "contextlib", "difflib", "functools", "itertools", "json"),
+    *("operator", "re", "shlex", "socket", "struct"),
+}
+# Library, the only places that may import it; each time when it is needed.
+KEPT_APART = {
+    "click": ("istio_init.cli",),
+    "iptc": ("istio_init.apply.libiptc",),
+    "pyroute2": ("istio_init.netns", "istio_init.apply.routes"),
+}
+SLOW = {"typing", "dataclasses", "enum", "pathlib", "logging", "subprocess", "argparse", "asyncio"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and whether it is imported with the module that names it."""
+
+    module: str
+    at_once: bool
+    for_types: bool
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(name: str) -> list[Import]:
+    """Return everything a module imports."""
+    found: list[Import] = []
+
+    def look(node: ast.AST, *, at_once: bool, for_types: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(one.name, at_once, for_types) for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            for one in node.names:
+                below = f"{base}.{one.name}"
+                found.append(Import(below if below in MODULES else base, at_once, for_types))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for guarded in node.body:
+                look(guarded, at_once=at_once, for_types=True)
+            for other in node.orelse:
+                look(other, at_once=at_once, for_types=for_types)
+            return
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            look(child, at_once=at_once and not inside, for_types=for_types)
+
+    look(ast.parse(MODULES[name].read_text(encoding="utf-8")), at_once=True, for_types=False)
+    return found
+
+
+def part_of(name: str) -> str:
+    """Return the part of the program that a module belongs to, its name below the package."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def layer(name: str) -> int:
+    # The package itself holds the version alone.
+    return next((rank for rank, names in enumerate(LAYERS) if part_of(name) in names), -1)
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {name for name in MODULES if layer(name) < 0} == {"istio_init"}
+    assert not imports("istio_init")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name: str) -> None:
+    for one in imports(name):
+        if one.module.split(".")[0] != "istio_init" or one.for_types:
+            continue
+        assert one.module in MODULES
+        assert layer(one.module) <= layer(name), f"{name} imports {one.module}"
+
+
+def test_imports_go_round_nowhere() -> None:
+    graph = {
+        name: {one.module for one in imports(name) if one.at_once and not one.for_types}
+        for name in MODULES
+    }
+
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if part_of(name) in PURE])
+def test_pure_modules_touch_nothing(name: str) -> None:
+    library = {one.module.split(".")[0] for one in imports(name) if not one.for_types}
+
+    assert library - {"istio_init"} <= PURE_LIBRARY
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    called = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"open", "print", "input", "exec", "eval", "__import__"}
+    if "socket" in library:
+        (names,) = [
+            {one.name for one in node.names}
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "socket"
+        ]
+        assert names <= {"AF_INET", "AF_INET6", "inet_ntop", "inet_pton"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_are_kept_apart(name: str) -> None:
+    for one in imports(name):
+        library = one.module.split(".")[0]
+        allowed = KEPT_APART.get(library)
+        if allowed is None:
+            assert library == "istio_init" or library in sys.stdlib_module_names
+            continue
+        assert any(name == place or name.startswith(f"{place}.") for place in allowed)
+        assert library == "click" or not one.at_once or one.for_types
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_slow_modules_are_for_the_type_checker_alone(name: str) -> None:
+    slow = {one.module for one in imports(name) if not one.for_types}
+
+    assert not {module.split(".")[0] for module in slow} & SLOW
+
+
+RUN = """
+import sys
+from istio_init.cli import main
+code = main(sys.argv[1:])
+print(*sorted(sys.modules), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("form", ["rules", "save", "json", "commands"])
+def test_dry_run_loads_nothing_that_only_writing_needs(form: str) -> None:
+    argv = ("istio-iptables", "-u", "1337", "-b", "*", "-m", "TPROXY", "--ipv6", "--dry-run")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *argv, "--format", form],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stderr.splitlines()[-1].split())
+
+    assert "istio_init.planner.layout_1_30" in loaded
+    assert not loaded & {"pyroute2", "iptc", "rich", "dataclasses", "logging", "subprocess"}
+    assert not {one for one in loaded if one.startswith("istio_init.apply")}
+    assert not loaded & {"istio_init.ownership", "istio_init.parse.save", "istio_init.netns"}
+    assert "istio_init.planner.layout_1_0" not in loaded
