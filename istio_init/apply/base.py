@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from istio_init import ownership
 from istio_init.apply import routes
-from istio_init.apply.legacy import TableChangedError
 from istio_init.diff import changes
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
 from istio_init.model import FAMILIES, IPV6
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from typing import Protocol
+    from collections.abc import Callable
+    from typing import NoReturn, Protocol
 
     from istio_init.apply.routes import Step
     from istio_init.diff import TableChanges
@@ -20,20 +20,35 @@ if TYPE_CHECKING:
     from istio_init.ownership import Traces
 
     class Applier(Protocol):
-        """A backend: reads whole rule sets and commits one table at a time."""
+        """A backend: one of the places where the kernel keeps rules."""
 
         name: str
 
         def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
             """Return the live tables of a family, those of ``needed`` at least."""
 
-        def commit(self, change: TableChanges) -> None:
-            """Take all steps of one table in one kernel transaction."""
+        def wanted(self, live: Ruleset, planned: Ruleset, known: Traces, *, clean: bool) -> Ruleset:
+            """Return what the live tables of a family are to become."""
+
+        def restored(
+            self, live: Ruleset, before: Ruleset, planned: Ruleset, known: Traces
+        ) -> Ruleset:
+            """Return ``live`` with our rules as they stood in ``before``."""
+
+        def commit(self, changes: tuple[TableChanges, ...], results: tuple[Ruleset, ...]) -> None:
+            """Change tables of both families, each in one kernel transaction at most.
+
+            ``results`` are the whole rule sets that the changes lead to.
+            """
 
 
 # Programs that take no lock can change a table between read and commit; each
 # try starts from what they left.
 _TRIES = 20
+
+
+class TableChangedError(Exception):
+    """Another program changed a table between reading and committing it."""
 
 
 class Outcome(Record):
@@ -60,9 +75,9 @@ class Transaction:
         self._plan = plan
         self._log = log
         self._clean = clean
-        self._families: list[Family] = []
-        self._snapshots: dict[Family, Ruleset] = {}
-        self._done: list[TableChanges] = []
+        # As it was before the first try: what a failure goes back to.
+        self._before: dict[Family, Ruleset] = {}
+        self._written: dict[tuple[Family, str], None] = {}
         self._steps: list[Step] = []
 
     def run(self) -> Outcome:
@@ -72,77 +87,104 @@ class Transaction:
             ApplyError, UnsupportedError: it could not be done; ``rolled_back``
                 or the text says what state was left.
         """
+        try:
+            self._until_still(self._converge)
+        except IstioInitError as error:
+            if not self._touched:
+                raise
+            self._explain_and_undo(error)
+        except BaseException:
+            self.undo()
+            raise
+        return Outcome(tuple(self._written), tuple(self._steps))
+
+    @property
+    def _touched(self) -> bool:
+        return bool(self._written or self._steps)
+
+    def _explain_and_undo(self, error: IstioInitError) -> NoReturn:
+        restored = self.undo()
+        if isinstance(error, ApplyError):
+            error.rolled_back = restored
+            raise error
+        raise ApplyError(
+            "the rules cannot be put in place",
+            where=f"backend {self._applier.name}",
+            why=str(error),
+            rolled_back=restored,
+        ) from error
+
+    def _until_still(self, action: Callable[[], None]) -> None:
         for _ in range(_TRIES):
             try:
-                return self._try()
+                action()
             except TableChangedError:
-                self._roll_back()
                 self._log.debug("another program changed a table meanwhile: starting again")
+            else:
+                return
         raise ApplyError(
             "the tables do not stand still",
             where=f"backend {self._applier.name}",
             why=f"another program changed them during each of {_TRIES} tries",
-            remedy="stop the program that writes iptables without taking the xtables lock",
+            remedy="stop the program that writes rules without taking the xtables lock",
         )
 
-    def _try(self) -> Outcome:
-        self._families, self._snapshots, self._done, self._steps = [], {}, [], []
-        try:
-            return self._converge()
-        except TableChangedError:
-            raise
-        except BaseException as error:
-            touched = bool(self._done or self._steps)
-            restored = self._roll_back()
-            if touched and isinstance(error, ApplyError):
-                error.rolled_back = restored
-            elif touched and isinstance(error, UnsupportedError):
-                raise ApplyError(
-                    "the rules cannot be put in place",
-                    where=f"backend {self._applier.name}",
-                    why=str(error),
-                    rolled_back=restored,
-                ) from error
-            raise
-
-    def _converge(self) -> Outcome:
-        for family in FAMILIES:
-            planned = self._plan.ruleset(family)
-            needed = frozenset(table.name for table in planned.tables)
-            live = self._read(family, frozenset() if self._clean else needed)
-            if live is not None:
-                self._families.append(family)
-                self._snapshots[family] = live
-        known = ownership.traces(tuple(self._snapshots.values()))
+    def _converge(self) -> None:
+        live = self._read()
+        known = ownership.traces(live)
         steps = self._route_steps(known)
         # Marked packets need their route before, and after, there are marks.
         self._take(tuple(step for step in steps if step.verb == "add"))
-        results = {family: self._commit(family, known) for family in self._families}
+        results = tuple(
+            self._applier.wanted(one, self._plan.ruleset(one.family), known, clean=self._clean)
+            for one in live
+        )
+        self._commit(live, results)
         self._take(tuple(step for step in steps if step.verb == "del"))
-        self._verify(results)
-        tables = tuple((change.family, change.table) for change in self._done)
-        return Outcome(tables, tuple(self._steps))
 
-    def _read(self, family: Family, needed: frozenset[str]) -> Ruleset | None:
-        """Return the live tables; None for IPv6 where the kernel has none to guard or clean."""
+    def _read(self) -> tuple[Ruleset, ...]:
+        """Return the live tables of both families; IPv6's only where the kernel has them."""
+        found = []
+        for family in FAMILIES:
+            planned = self._plan.ruleset(family)
+            needed = frozenset(table.name for table in planned.tables)
+            try:
+                live = self._applier.read(family, frozenset() if self._clean else needed)
+            except UnsupportedError:
+                if not self._can_do_without(family, needed):
+                    raise
+                self._log.debug("this kernel has no IPv6 tables: none are needed")
+                continue
+            self._before.setdefault(family, live)
+            found.append(live)
+        return tuple(found)
+
+    def _can_do_without(self, family: Family, needed: frozenset[str]) -> bool:
         from istio_init.host import has_ipv6
 
-        try:
-            return self._applier.read(family, needed)
-        except UnsupportedError:
-            if family == IPV6 and not self._plan.addresses and (not needed or not has_ipv6()):
-                self._log.debug("this kernel has no IPv6 tables: none are needed")
-                return None
-            raise
+        # Without IPv6 nothing can pass beside the proxy by it.
+        return family == IPV6 and not self._plan.addresses and (not needed or not has_ipv6())
 
-    def _commit(self, family: Family, known: Traces) -> Ruleset:
-        live = self._snapshots[family]
-        planned = self._plan.ruleset(family)
-        wanted = ownership.wanted(live, planned, known, clean=self._clean)
-        for change in changes(live, wanted):
-            self._applier.commit(change)
-            self._done.append(change)
-        return wanted
+    def _commit(self, live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> None:
+        """Write what differs, read it again and compare.
+
+        Raises:
+            TableChangedError: another program wrote at the same time.
+        """
+        found = [
+            change
+            for before, after in zip(live, results, strict=True)
+            for change in changes(before, after)
+        ]
+        if not found:
+            return
+        self._written |= dict.fromkeys((change.family, change.table) for change in found)
+        self._applier.commit(tuple(found), results)
+        for family in dict.fromkeys(change.family for change in found):
+            written = {change.table: change.result for change in found if change.family == family}
+            after = self._applier.read(family, frozenset(written))
+            if any(after.table(name) != table for name, table in written.items()):
+                raise TableChangedError
 
     def _route_steps(self, known: Traces) -> tuple[Step, ...]:
         live = routes.live(known.marks, self._plan.routes)
@@ -152,34 +194,29 @@ class Transaction:
         routes.take(steps)
         self._steps += steps
 
-    def _verify(self, results: dict[Family, Ruleset]) -> None:
-        """Read what was changed again, and compare.
+    def undo(self) -> bool:
+        """Put back what was there before this run; return whether that worked.
 
-        Raises:
-            ApplyError: the kernel holds something else.
+        Rules that others added meanwhile stay.
         """
-        for family in {change.family for change in self._done}:
-            wanted = results[family]
-            live = self._applier.read(family, frozenset(table.name for table in wanted.tables))
-            for table in wanted.tables:
-                if live.table(table.name) != table:
-                    raise ApplyError(
-                        "what the kernel holds is not what was written",
-                        where=f"backend {self._applier.name}, {family}, {table.name}",
-                        why="another program changed the table at the same time",
-                        remedy="run istio-init again",
-                    )
-
-    def _roll_back(self) -> bool:
-        """Put back what was there before; return whether that worked."""
         try:
-            for family in {change.family for change in self._done}:
-                before = self._snapshots[family]
-                tables = frozenset(table.name for table in before.tables)
-                for change in changes(self._applier.read(family, tables), before):
-                    self._applier.commit(change)
+            if self._written:
+                self._until_still(self._put_tables_back)
             routes.take(tuple(step.undone for step in reversed(self._steps)))
-        except (IstioInitError, TableChangedError, OSError) as error:
+        except (IstioInitError, OSError) as error:
             self._log.error(f"rolling back failed: {error}")
             return False
         return True
+
+    def _put_tables_back(self) -> None:
+        before = self._before
+        live = tuple(
+            self._applier.read(family, frozenset(table.name for table in one.tables))
+            for family, one in before.items()
+        )
+        known = ownership.traces((*live, *before.values()))
+        results = tuple(
+            self._applier.restored(one, before[one.family], self._plan.ruleset(one.family), known)
+            for one in live
+        )
+        self._commit(live, results)

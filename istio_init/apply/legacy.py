@@ -8,7 +8,9 @@ from errno import EAGAIN, EINVAL, ENOENT, ENOPROTOOPT, EPERM
 from itertools import pairwise
 from socket import AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_RAW, SOCK_RAW, socket
 
+from istio_init import ownership
 from istio_init.apply import libiptc
+from istio_init.apply.base import TableChangedError
 from istio_init.apply.entry import decode, encode, normalised
 from istio_init.errors import ApplyError, UnsupportedError
 from istio_init.model import BUILTIN_CHAINS, IPV4, TABLES, Chain, ForeignRule, Ruleset, make_table
@@ -46,10 +48,6 @@ _MATCH_REVISIONS = {
 }
 _TARGET_REVISIONS = {"REJECT": 0, "REDIRECT": 0, "TPROXY": 1, "MARK": 2, "CONNMARK": 2, "CT": 2}
 _KERNEL_NAMES = {"state": "conntrack"}
-
-
-class TableChangedError(Exception):
-    """Another program changed the table between reading and committing it."""
 
 
 class Legacy:
@@ -156,16 +154,23 @@ class Legacy:
         # The library turns errno into a sentence; the number tells more.
         return int(self._iptc.ip4tc._get_errno_loc()[0])
 
-    def commit(self, change: TableChanges) -> None:
-        """Take all steps of one table in one kernel transaction.
+    wanted = staticmethod(ownership.wanted)
+    restored = staticmethod(ownership.restored)
 
-        The table has to be as it was last read.
+    def commit(self, changes: tuple[TableChanges, ...], _results: tuple[Ruleset, ...]) -> None:
+        """Change tables, each in one kernel transaction.
+
+        The tables have to be as they were last read.
 
         Raises:
             TableChangedError: it is not.
             UnsupportedError: the kernel lacks a match or target.
             ApplyError: the kernel refused.
         """
+        for change in changes:
+            self._commit_table(change)
+
+    def _commit_table(self, change: TableChanges) -> None:
         handle = self._tables[change.family, change.table]
         try:
             for step in change.steps:
