@@ -120,10 +120,15 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: Traces) ->
                 rules = old_chain.rules if unchanged else _shared(chain, kept, ours[chain.name])
                 chains[chain.name] = chain.replace(rules=rules)
             elif chain.name not in OWN_CHAINS:
-                chains[chain.name] = chain
+                led_away = old_chain is not None and _without_ours(old_chain) == chain.rules
+                chains[chain.name] = old_chain if old_chain and led_away else chain
         chains |= {chain.name: chain for chain in old.chains if chain.name in OWN_CHAINS}
         tables.append(make_table(table.name, chains))
     return live.replace(tables=tuple(tables))
+
+
+def _without_ours(chain: Chain) -> tuple[Rule | ForeignRule, ...]:
+    return tuple(rule for rule in chain.rules if _jump(rule) not in OWN_CHAINS)
 
 
 def _only(chain: Chain, positions: frozenset[int], *, ours: bool) -> tuple[Rule | ForeignRule, ...]:

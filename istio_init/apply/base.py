@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from istio_init import ownership
 from istio_init.apply import routes
 from istio_init.diff import changes
@@ -47,6 +49,18 @@ if TYPE_CHECKING:
 _TRIES = 20
 
 
+class _Undisturbed:
+    """Holds SIGTERM and SIGINT back for the length of a ``with`` block."""
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __enter__(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
+
+    def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._SIGNALS)
+
+
 class TableChangedError(Exception):
     """Another program changed a table between reading and committing it."""
 
@@ -67,14 +81,23 @@ class Transaction:
     """Brings the live state to a plan, or to nothing of ours, and back on failure.
 
     The caller holds the xtables lock. With ``clean`` the plan only helps to
-    recognise what is ours.
+    recognise what is ours; without ``routes`` only tables are looked at.
     """
 
-    def __init__(self, applier: Applier, plan: Plan, log: Log, *, clean: bool) -> None:
+    def __init__(
+        self,
+        applier: Applier,
+        plan: Plan,
+        log: Log,
+        *,
+        clean: bool = False,
+        routes: bool = True,
+    ) -> None:
         self._applier = applier
         self._plan = plan
         self._log = log
         self._clean = clean
+        self._with_routes = routes
         # As it was before the first try: what a failure goes back to.
         self._before: dict[Family, Ruleset] = {}
         self._written: dict[tuple[Family, str], None] = {}
@@ -187,6 +210,8 @@ class Transaction:
                 raise TableChangedError
 
     def _route_steps(self, known: Traces) -> tuple[Step, ...]:
+        if not self._with_routes:
+            return ()
         live = routes.live(known.marks, self._plan.routes)
         return routes.changes(live, () if self._clean else routes.wanted(self._plan))
 
@@ -197,8 +222,13 @@ class Transaction:
     def undo(self) -> bool:
         """Put back what was there before this run; return whether that worked.
 
-        Rules that others added meanwhile stay.
+        Rules that others added meanwhile stay. From here on SIGTERM and SIGINT
+        wait: half a way back is worse than either end.
         """
+        with _Undisturbed():
+            return self._undo()
+
+    def _undo(self) -> bool:
         try:
             if self._written:
                 self._until_still(self._put_tables_back)

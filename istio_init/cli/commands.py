@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from istio_init.apply.base import Outcome
     from istio_init.cli.resolve import Resolved
     from istio_init.config import Format
     from istio_init.model import Plan
@@ -248,8 +247,13 @@ def _rendered(plan: Plan, form: Format) -> str:
 def _apply(resolved: Resolved, log: Log) -> None:
     _enter(resolved)
     plan = _plan(resolved, log)
-    outcome = _transact(resolved, plan, log, clean=False)
-    what = f"layout {plan.layout} through backend legacy"
+    from istio_init.apply import run
+
+    result = run.converge(plan, resolved.run, log)
+    outcome = result.outcome
+    what = f"layout {plan.layout} through backend {result.backend}"
+    for other in result.moved_from:
+        log.info(f"removed our rules from backend {other}: they stand in {result.backend} now")
     if not outcome.changed:
         log.info(f"{what}: already in place, nothing was written")
         return
@@ -266,7 +270,9 @@ def _clean(resolved: Resolved, log: Log) -> None:
     # tell ours from those of others.
     config = resolved.config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
     hints = planner.plan(config, Facts())
-    outcome = _transact(resolved, hints, log, clean=True)
+    from istio_init.apply import run
+
+    outcome = run.clean(hints, resolved.run, log).outcome
     if resolved.run.dry_run:
         return
     if not outcome.changed:
@@ -281,16 +287,3 @@ def _enter(resolved: Resolved) -> None:
         from istio_init import netns
 
         netns.enter(resolved.run.network_namespace)
-
-
-def _transact(resolved: Resolved, plan: Plan, log: Log, *, clean: bool) -> Outcome:
-    from istio_init.apply.base import Transaction
-    from istio_init.apply.legacy import Legacy
-    from istio_init.apply.lock import XtablesLock
-
-    if resolved.run.backend not in ("auto", "legacy"):
-        raise UnsupportedError(
-            f"this release does not write backend {resolved.run.backend} yet: use --backend legacy"
-        )
-    with XtablesLock(resolved.run.wait):
-        return Transaction(Legacy(), plan, log, clean=clean).run()

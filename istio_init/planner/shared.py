@@ -256,9 +256,11 @@ def warnings(config: Config) -> tuple[str, ...]:
     found = []
     if config.inbound_exclude_ports and not config.inbound_all:
         found.append("-d does nothing without -b '*'")
-    for cidr in config.outbound_exclude_cidrs:
-        if cidr.everything:
-            found.append(f"-x {cidr} leaves all outbound traffic of its family alone")
+    found += [
+        f"-x {cidr} leaves all outbound traffic of its family alone"
+        for cidr in config.outbound_exclude_cidrs
+        if cidr.everything
+    ]
     listed = {"-c": config.exclude_interfaces, "-k": config.virtual_interfaces}
     found += [f"{flag} + means every interface" for flag, names in listed.items() if "+" in names]
     return tuple(found)

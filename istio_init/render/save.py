@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model import BUILTIN_CHAINS, HEAD, IPV4, TABLES
-from istio_init.render.words import rule_words
+from istio_init.render.words import restore_words, rule_words
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,4 +57,4 @@ def table_commands(table: Table, family: Family) -> Iterator[str]:
             words = rule_words(rule, family)
             head = getattr(rule, "place", None) == HEAD
             verb = f"-I {chain.name} {number}" if head else f"-A {chain.name}"
-            yield " ".join((verb, *words))
+            yield " ".join((verb, *restore_words(words)))

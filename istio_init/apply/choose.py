@@ -1,0 +1,151 @@
+"""Which backend to use, decided without changing, or creating, anything.
+
+Where rules of ours stand already decides; then where rules of others stand;
+then what the kernel offers. A table that nobody has used is not looked at:
+reading it would create it, and the next run would take it for used.
+"""
+
+from __future__ import annotations
+
+from istio_init.apply import nfnetlink
+from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.model import BUILTIN_CHAINS, FAMILIES
+from istio_init.planner.shared import OWN_CHAINS
+from istio_init.typed import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from istio_init.apply.base import Applier
+    from istio_init.config import Backend
+
+    Kind = Literal["legacy", "nft", "nftables"]
+
+KINDS: tuple[Kind, ...] = ("legacy", "nft", "nftables")
+NATIVE_TABLES = "istio-proxy-"
+
+_NFT_FAMILIES = ("ip", "ip6")
+
+
+class Evidence(Record):
+    """What was found in the kernel: which backends it has, and whose rules are in each."""
+
+    available: frozenset[Kind]
+    ours: frozenset[Kind]
+    others: frozenset[Kind]
+
+
+def choose(evidence: Evidence) -> Kind:
+    """Return the backend for a run.
+
+    The same evidence always gives the same backend, and a run leaves evidence
+    for the one it used.
+
+    Raises:
+        UnsupportedError: the kernel has none.
+    """
+    for found in (evidence.ours, evidence.others, evidence.available):
+        for kind in KINDS:
+            if kind in found & evidence.available:
+                return kind
+    raise UnsupportedError(
+        "this kernel has neither ip_tables nor nf_tables: load one of these modules on the node"
+    )
+
+
+def look() -> Evidence:
+    """Return the evidence of this network namespace.
+
+    Raises:
+        ApplyError: the kernel does not let this process look.
+    """
+    available: set[Kind] = set()
+    ours: set[Kind] = set()
+    others: set[Kind] = set()
+    if _legacy_tables() is not None:
+        available.add("legacy")
+        _look_at_legacy(ours, others)
+    chains = nfnetlink.chains()
+    if chains is not None:
+        available |= {"nft", "nftables"}
+        iptables = [
+            place
+            for place in chains
+            if place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
+        ]
+        if any(place.chain in OWN_CHAINS for place in iptables):
+            ours.add("nft")
+        elif iptables and _has_rules():
+            others.add("nft")
+        if any(place.table.startswith(NATIVE_TABLES) for place in chains):
+            ours.add("nftables")
+    return Evidence(frozenset(available), frozenset(ours), frozenset(others))
+
+
+def _has_rules() -> bool:
+    return any(
+        place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
+        for place in nfnetlink.rules() or ()
+    )
+
+
+def _legacy_tables() -> frozenset[str] | None:
+    """Return the legacy tables in use in either family, or None without ip_tables."""
+    found: set[str] = set()
+    for index, path in enumerate(
+        ("/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names")
+    ):
+        try:
+            with open(path, encoding="ascii") as names:
+                found |= set(names.read().split())
+        except FileNotFoundError:
+            if index == 0:
+                return None
+        except PermissionError as error:
+            raise ApplyError(
+                "may not ask which iptables tables are in use",
+                where=path,
+                why=error.strerror or str(error),
+                remedy="run as root with the capabilities NET_ADMIN and NET_RAW",
+            ) from error
+    return frozenset(found)
+
+
+def _look_at_legacy(ours: set[Kind], others: set[Kind]) -> None:
+    if not _legacy_tables():
+        return
+    from istio_init.apply.legacy import Legacy
+
+    applier = Legacy()
+    for family in FAMILIES:
+        try:
+            live = applier.read(family, frozenset())
+        except UnsupportedError:
+            continue
+        for table in live.tables:
+            for chain in table.chains:
+                if chain.name in OWN_CHAINS:
+                    ours.add("legacy")
+                elif chain.rules or chain.policy is None:
+                    others.add("legacy")
+
+
+def applier(kind: Backend | Kind) -> Applier:
+    """Return the applier of a backend.
+
+    Raises:
+        UnsupportedError: what it stands on is not installed.
+    """
+    match kind:
+        case "legacy":
+            from istio_init.apply.legacy import Legacy
+
+            return Legacy()
+        case "nft":
+            from istio_init.apply.iptables_nft import IptablesNft
+
+            return IptablesNft()
+        case _:
+            from istio_init.apply.nftables import Nftables
+
+            return Nftables()

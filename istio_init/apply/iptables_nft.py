@@ -1,0 +1,192 @@
+"""The rules of iptables in nf_tables, through iptables-nft-save and -restore."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+from istio_init import ownership
+from istio_init.apply import nfnetlink
+from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.model import BUILTIN_CHAINS, TABLES, ForeignRule, Ruleset, make_table
+from istio_init.parse.save import parse_save
+from istio_init.render.words import restore_words, rule_words, tool
+from istio_init.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.diff import Change, TableChanges
+    from istio_init.model import Family, Rule
+
+_NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
+_SAVE = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
+_RESTORE = {"ipv4": "iptables-nft-restore", "ipv6": "ip6tables-nft-restore"}
+# Where Debian puts them; an init container's PATH may be empty.
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_SECONDS = 60
+_FAILED_LINE = "line: "
+_FAILED_LINE_SHORT = "line "
+
+
+class IptablesNft:
+    """Reads and changes the tables of iptables-nft in the current network namespace."""
+
+    name = "nft"
+    wanted = staticmethod(ownership.wanted)
+    restored = staticmethod(ownership.restored)
+
+    def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
+        """Return the live tables; no program runs where there are none.
+
+        Raises:
+            UnsupportedError: nf_tables or the programs of iptables-nft are
+                missing, or a table holds what they cannot show.
+            ApplyError: the kernel does not let this process read.
+        """
+        chains = nfnetlink.chains()
+        if chains is None:
+            raise UnsupportedError(
+                "this kernel has no nf_tables: load the module nf_tables on the node, or use "
+                "--backend legacy"
+            )
+        tables = {
+            chain.table
+            for chain in chains
+            if chain.family == _NFT_FAMILY[family] and chain.table in BUILTIN_CHAINS
+        }
+        live = Ruleset(family, ())
+        if tables:
+            text = _execute(_SAVE[family], "", where=f"backend nft, {family}")
+            if "is incompatible" in text:
+                raise UnsupportedError(
+                    f"a table of {tool(family)} holds rules that iptables-nft cannot show "
+                    f"(backend nft, {family}): look at it with nft list ruleset, or use "
+                    "--backend nftables"
+                )
+            live = parse_save(text, family)
+        found = {table.name: table for table in live.tables}
+        for name in needed:
+            found.setdefault(name, make_table(name, {}))
+        return Ruleset(family, tuple(found[name] for name in TABLES if name in found))
+
+    def commit(self, changes: tuple[TableChanges, ...], _results: tuple[Ruleset, ...]) -> None:
+        """Change tables: one run of iptables-nft-restore a family, one transaction a table.
+
+        Raises:
+            ApplyError: the program or the kernel refused.
+        """
+        for family in dict.fromkeys(change.family for change in changes):
+            of_family = tuple(change for change in changes if change.family == family)
+            lines = [line for change in of_family for line in _lines(change)]
+            tables = ", ".join(change.table for change in of_family)
+            where = f"backend nft, {family}, {tables}"
+            text = "".join(f"{line}\n" for line in lines)
+            _execute(_RESTORE[family], text, where=where)
+
+
+def _lines(change: TableChanges) -> Iterator[str]:
+    yield f"*{change.table}"
+    for step in change.steps:
+        yield _line(step, change.family)
+    yield "COMMIT"
+
+
+def _line(step: Change, family: Family) -> str:
+    """Return a step as iptables-restore takes it.
+
+    A rule is deleted by what it says, not by its number: a number would name
+    another rule if somebody else's went meanwhile.
+    """
+    match step.verb:
+        case "create-chain":
+            return f":{step.chain} - [0:0]"
+        case "delete-chain":
+            return f"-X {step.chain}"
+        case "flush":
+            return f"-F {step.chain}"
+        case "append":
+            return f"-A {step.chain} {_spelled(step.rule, family)}"
+        case "insert":
+            return f"-I {step.chain} {step.index + 1} {_spelled(step.rule, family)}"
+        case "delete":
+            return f"-D {step.chain} {_spelled(step.rule, family)}"
+
+
+def _spelled(rule: Rule | ForeignRule | None, family: Family) -> str:
+    if rule is None:
+        raise ValueError("a step without its rule")
+    return " ".join(restore_words(rule_words(rule, family)))
+
+
+def _execute(program: str, text: str, *, where: str) -> str:
+    """Run a program of iptables-nft; return what it printed.
+
+    Raises:
+        UnsupportedError: it is not installed.
+        ApplyError: it failed, or did not come to an end.
+    """
+    import subprocess
+
+    path = os.environ.get("PATH", "")
+    environment = {"PATH": f"{path}:{_PATH}" if path else _PATH, "LC_ALL": "C"}
+    arguments = [program, "--noflush"] if text else [program]
+    try:
+        done = subprocess.run(  # noqa: S603 - one of four names above, no shell
+            arguments,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            env=environment,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise UnsupportedError(
+            f"the nft backend needs {program}, which is not installed: install iptables 1.8, or "
+            "use --backend nftables or legacy"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ApplyError(
+            f"{program} did not come to an end",
+            where=where,
+            why=f"still running after {_SECONDS} s",
+        ) from error
+    if done.returncode != 0:
+        raise _failed(program, text, done.stderr, where)
+    return done.stdout
+
+
+def _failed(program: str, text: str, message: str, where: str) -> ApplyError:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    said = next((line for line in lines if "arning" not in line), f"{program} failed")
+    failing = _failing_line(text, message)
+    if failing:
+        said += f" at: {failing}"
+    remedy = "see that the kernel has the module of each match and target in that line"
+    if "ermission denied" in message or "not permitted" in message:
+        remedy = "run as root with the capability NET_ADMIN"
+    elif failing:
+        words = failing.split()
+        names = [
+            after
+            for word, after in pairwise(words)
+            if word == "-m" or (word == "-j" and not after.startswith("ISTIO_"))
+        ]
+        modules = ", ".join(f"xt_{name}" for name in names if name not in ("RETURN", "ACCEPT"))
+        if modules:
+            remedy = f"see that the kernel has the modules nft_compat and {modules}"
+    return ApplyError("the kernel refused the rules", where=where, why=said, remedy=remedy)
+
+
+def _failing_line(text: str, message: str) -> str:
+    """Return the line of the input that the program complains about, if it names one."""
+    for line in message.splitlines():
+        _, found, number = line.partition(_FAILED_LINE)
+        if not found:
+            _, found, number = line.partition(_FAILED_LINE_SHORT)
+        digits = number.split()[0].rstrip(":") if found and number.split() else ""
+        lines = text.splitlines()
+        if digits.isdigit() and 0 < int(digits) <= len(lines):
+            return lines[int(digits) - 1]
+    return ""
