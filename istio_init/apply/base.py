@@ -130,12 +130,14 @@ class Transaction:
         if isinstance(error, ApplyError):
             error.rolled_back = restored
             raise error
-        raise ApplyError(
+        failure = ApplyError(
             "the rules cannot be put in place",
             where=f"backend {self._applier.name}",
             why=str(error),
             rolled_back=restored,
-        ) from error
+        )
+        failure.missing = error.missing
+        raise failure from error
 
     def _until_still(self, action: Callable[[], None]) -> None:
         for _ in range(_TRIES):

@@ -257,6 +257,24 @@ def _copy_mark(mode: int) -> bytes:
     return _COPY_MARK.pack(0, FULL_MASK, FULL_MASK, 0, 0, mode)
 
 
+def extensions(rule: Rule, family: Family) -> tuple[tuple[str, int, bool], ...]:
+    """Return name, revision and whether it is the target of each extension of a rule.
+
+    Jumps and verdicts are the kernel's own and not listed.
+    """
+    entry = encode(rule, family)
+    header, offsets = _HEADERS[family], _OFFSETS[family]
+    position = header.size + offsets.size
+    _, target, end, *_ = offsets.unpack_from(entry, header.size)
+    found = []
+    while position < end:
+        size, name, revision = _EXTENSION.unpack_from(entry, position)
+        if entry[position + _EXTENSION.size : position + size] != _STANDARD_DATA:
+            found.append((_text(name), revision, position == target))
+        position += size
+    return tuple(found)
+
+
 def normalised(entry: bytes, family: Family, target_name: str) -> bytes:
     """Return a live entry as ``encode`` writes it.
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from itertools import pairwise
 
 from istio_init import ownership
-from istio_init.apply import nfnetlink
+from istio_init.apply import features, nfnetlink
 from istio_init.errors import ApplyError, UnsupportedError
 from istio_init.model import BUILTIN_CHAINS, TABLES, ForeignRule, Ruleset, make_table
 from istio_init.parse.save import parse_save
@@ -25,8 +24,10 @@ _RESTORE = {"ipv4": "iptables-nft-restore", "ipv6": "ip6tables-nft-restore"}
 # Where Debian puts them; an init container's PATH may be empty.
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _SECONDS = 60
-_FAILED_LINE = "line: "
-_FAILED_LINE_SHORT = "line "
+
+
+class ProgramError(ApplyError):
+    """A program of iptables-nft ended with an error."""
 
 
 class IptablesNft:
@@ -80,16 +81,22 @@ class IptablesNft:
             of_family = tuple(change for change in changes if change.family == family)
             lines = [line for change in of_family for line in _lines(change)]
             tables = ", ".join(change.table for change in of_family)
-            where = f"backend nft, {family}, {tables}"
-            text = "".join(f"{line}\n" for line in lines)
-            _execute(_RESTORE[family], text, where=where)
+            try:
+                _execute(
+                    _RESTORE[family],
+                    "".join(f"{text}\n" for text, _ in lines),
+                    where=f"backend nft, {family}, {tables}",
+                )
+            except ProgramError as error:
+                raise _refused(error, lines, family) from error
 
 
-def _lines(change: TableChanges) -> Iterator[str]:
-    yield f"*{change.table}"
+def _lines(change: TableChanges) -> Iterator[tuple[str, Change | None]]:
+    """Yield the lines of iptables-restore, each with the step it stands for."""
+    yield f"*{change.table}", None
     for step in change.steps:
-        yield _line(step, change.family)
-    yield "COMMIT"
+        yield _line(step, change.family), step
+    yield "COMMIT", None
 
 
 def _line(step: Change, family: Family) -> str:
@@ -153,40 +160,41 @@ def _execute(program: str, text: str, *, where: str) -> str:
             why=f"still running after {_SECONDS} s",
         ) from error
     if done.returncode != 0:
-        raise _failed(program, text, done.stderr, where)
+        raise _failed(program, done.stderr, where)
     return done.stdout
 
 
-def _failed(program: str, text: str, message: str, where: str) -> ApplyError:
+def _failed(program: str, message: str, where: str) -> ProgramError:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    said = next((line for line in lines if "arning" not in line), f"{program} failed")
-    failing = _failing_line(text, message)
-    if failing:
-        said += f" at: {failing}"
-    remedy = "see that the kernel has the module of each match and target in that line"
-    if "ermission denied" in message or "not permitted" in message:
-        remedy = "run as root with the capability NET_ADMIN"
-    elif failing:
-        words = failing.split()
-        names = [
-            after
-            for word, after in pairwise(words)
-            if word == "-m" or (word == "-j" and not after.startswith("ISTIO_"))
-        ]
-        modules = ", ".join(f"xt_{name}" for name in names if name not in ("RETURN", "ACCEPT"))
-        if modules:
-            remedy = f"see that the kernel has the modules nft_compat and {modules}"
-    return ApplyError("the kernel refused the rules", where=where, why=said, remedy=remedy)
+    said = [line for line in lines if "arning" not in line and not line.startswith("Try")]
+    denied = "ermission denied" in message or "not permitted" in message
+    return ProgramError(
+        f"{program} failed",
+        where=where,
+        why="; ".join(said) or "it does not say why",
+        remedy="run as root with the capability NET_ADMIN" if denied else "",
+    )
 
 
-def _failing_line(text: str, message: str) -> str:
-    """Return the line of the input that the program complains about, if it names one."""
-    for line in message.splitlines():
-        _, found, number = line.partition(_FAILED_LINE)
-        if not found:
-            _, found, number = line.partition(_FAILED_LINE_SHORT)
-        digits = number.split()[0].rstrip(":") if found and number.split() else ""
-        lines = text.splitlines()
-        if digits.isdigit() and 0 < int(digits) <= len(lines):
-            return lines[int(digits) - 1]
-    return ""
+def _refused(
+    error: ProgramError, lines: list[tuple[str, Change | None]], family: Family
+) -> ProgramError:
+    """Return the error with the rule that the program stumbled over, and what that needs."""
+    number = _line_number(error.why)
+    if not 0 < number <= len(lines):
+        return error
+    text, step = lines[number - 1]
+    error.why += f" at: {text}"
+    needed = features.needed((step,), family) if step else ()
+    if needed and not error.remedy:
+        modules = ", ".join(feature.module for feature in needed)
+        error.missing = frozenset(feature.name for feature in needed)
+        error.remedy = f"see that the kernel has the modules nft_compat, {modules}"
+    return error
+
+
+def _line_number(message: str) -> int:
+    """Return the number of the input line that a message names, 0 where it names none."""
+    _, found, rest = message.rpartition("line")
+    digits = rest.lstrip(": ").partition(" ")[0].rstrip(":.")
+    return int(digits) if found and digits.isdigit() else 0
