@@ -8,8 +8,9 @@ reading it would create it, and the next run would take it for used.
 from __future__ import annotations
 
 from istio_init.apply import nfnetlink
-from istio_init.errors import ApplyError, UnsupportedError
-from istio_init.model import BUILTIN_CHAINS, FAMILIES
+from istio_init.errors import UnsupportedError
+from istio_init.host import legacy_tables
+from istio_init.model import BUILTIN_CHAINS, FAMILIES, IPV4
 from istio_init.planner.shared import OWN_CHAINS
 from istio_init.typed import TYPE_CHECKING, Record
 
@@ -62,8 +63,9 @@ def look() -> Evidence:
     available: set[Kind] = set()
     ours: set[Kind] = set()
     others: set[Kind] = set()
-    if _legacy_tables() is not None:
+    if _legacy_is_there():
         available.add("legacy")
+    if _legacy_in_use():
         _look_at_legacy(ours, others)
     chains = nfnetlink.chains()
     if chains is not None:
@@ -89,31 +91,22 @@ def _has_rules() -> bool:
     )
 
 
-def _legacy_tables() -> frozenset[str] | None:
-    """Return the legacy tables in use in either family, or None without ip_tables."""
-    found: set[str] = set()
-    for index, path in enumerate(
-        ("/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names")
-    ):
-        try:
-            with open(path, encoding="ascii") as names:
-                found |= set(names.read().split())
-        except FileNotFoundError:
-            if index == 0:
-                return None
-        except PermissionError as error:
-            raise ApplyError(
-                "may not ask which iptables tables are in use",
-                where=path,
-                why=error.strerror or str(error),
-                remedy="run as root with the capabilities NET_ADMIN and NET_RAW",
-            ) from error
-    return frozenset(found)
+def _legacy_is_there() -> bool:
+    try:
+        return legacy_tables(IPV4) is not None
+    except PermissionError:
+        return True
+
+
+def _legacy_in_use() -> bool:
+    """Whether there is a legacy table to look at; what nobody may know counts as none."""
+    try:
+        return any(legacy_tables(family) for family in FAMILIES)
+    except PermissionError:
+        return False
 
 
 def _look_at_legacy(ours: set[Kind], others: set[Kind]) -> None:
-    if not _legacy_tables():
-        return
     from istio_init.apply.legacy import Legacy
 
     applier = Legacy()

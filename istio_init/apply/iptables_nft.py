@@ -166,12 +166,13 @@ def _execute(program: str, text: str, *, where: str) -> str:
 
 def _failed(program: str, message: str, where: str) -> ProgramError:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    said = [line for line in lines if "arning" not in line and not line.startswith("Try")]
+    # The first complaint is the cause; a rule that failed fails those behind it too.
+    said = [line for line in lines if "arning" not in line and not line.endswith("(nf_tables):")]
     denied = "ermission denied" in message or "not permitted" in message
     return ProgramError(
         f"{program} failed",
         where=where,
-        why="; ".join(said) or "it does not say why",
+        why=said[0] if said else "it does not say why",
         remedy="run as root with the capability NET_ADMIN" if denied else "",
     )
 
@@ -190,11 +191,13 @@ def _refused(
         modules = ", ".join(feature.module for feature in needed)
         error.missing = frozenset(feature.name for feature in needed)
         error.remedy = f"see that the kernel has the modules nft_compat, {modules}"
+        if any(feature.name == "owner" for feature in needed):
+            error.remedy += ", and that this user namespace knows the uid or gid"
     return error
 
 
 def _line_number(message: str) -> int:
     """Return the number of the input line that a message names, 0 where it names none."""
-    _, found, rest = message.rpartition("line")
+    _, found, rest = message.partition("line")
     digits = rest.lstrip(": ").partition(" ")[0].rstrip(":.")
     return int(digits) if found and digits.isdigit() else 0

@@ -10,6 +10,7 @@ from istio_init.apply import features, libiptc
 from istio_init.apply.base import TableChangedError
 from istio_init.apply.entry import decode, encode, normalised
 from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.host import LEGACY_TABLES, legacy_tables
 from istio_init.model import BUILTIN_CHAINS, IPV4, TABLES, Chain, Ruleset, make_table
 from istio_init.render.words import tool
 from istio_init.typed import TYPE_CHECKING
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from istio_init.diff import Change, TableChanges
     from istio_init.model import Family, ForeignRule, Rule, Table
 
-_TABLE_NAMES = {
-    "ipv4": "/proc/self/net/ip_tables_names",
-    "ipv6": "/proc/self/net/ip6_tables_names",
-}
 _MODULES = {"ipv4": "ip_tables", "ipv6": "ip6_tables"}
 
 
@@ -44,28 +41,25 @@ class Legacy:
     def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
         """Return the live tables, those of ``needed`` and those in use.
 
-        A table that is neither stays unread: reading would create it.
+        A table that is neither stays unread: reading would create it. Where the
+        kernel does not say which are in use, all are read.
 
         Raises:
             ApplyError: the kernel does not let this process read.
             UnsupportedError: the kernel has no such tables.
         """
-        present = needed | self._in_use(family)
+        try:
+            used = legacy_tables(family)
+        except PermissionError:
+            used = frozenset(TABLES)
+        if used is None:
+            raise UnsupportedError(
+                f"this kernel has no legacy {family} tables ({LEGACY_TABLES[family]} is missing): "
+                f"load the module {_MODULES[family]} on the node, or use --backend nft or nftables"
+            )
+        present = needed | used
         tables = (self._read_table(family, name) for name in TABLES if name in present)
         return Ruleset(family, tuple(tables))
-
-    def _in_use(self, family: Family) -> frozenset[str]:
-        path = _TABLE_NAMES[family]
-        try:
-            with open(path, encoding="ascii") as names:
-                return frozenset(names.read().split())
-        except FileNotFoundError as error:
-            raise UnsupportedError(
-                f"this kernel has no legacy {family} tables ({path} is missing): load the module "
-                f"{_MODULES[family]} on the node, or use --backend nft or nftables"
-            ) from error
-        except PermissionError as error:
-            raise self._denied(family, "the tables") from error
 
     def _denied(self, family: Family, table: str) -> ApplyError:
         return ApplyError(

@@ -68,10 +68,10 @@ def _dump(message: int, chain_attribute: int) -> tuple[Place, ...] | None:
     except OSError as error:
         if error.errno == EPERM:
             raise ApplyError(
-                "may not ask nf_tables",
-                where="backend nft",
+                "may not look at the rules of this network namespace",
+                where="nf_tables",
                 why="the kernel says: operation not permitted",
-                remedy="run as root with the capability NET_ADMIN",
+                remedy="run as root with NET_ADMIN and, for the legacy backend, NET_RAW",
             ) from error
         # The kernel has no nfnetlink, or no nf_tables behind it.
         return None
