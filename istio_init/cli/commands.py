@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from istio_init.apply.run import Result
     from istio_init.cli.resolve import Resolved
     from istio_init.config import Format
     from istio_init.model import Plan
@@ -246,12 +247,9 @@ def _rendered(plan: Plan, form: Format) -> str:
 
 def _apply(resolved: Resolved, log: Log) -> None:
     _enter(resolved)
-    plan = _plan(resolved, log)
-    from istio_init.apply import run
-
-    result = run.converge(plan, resolved.run, log)
+    result = _converge(resolved, log)
     outcome = result.outcome
-    what = f"layout {plan.layout} through backend {result.backend}"
+    what = f"layout {resolved.config.layout} through backend {result.backend}"
     for other in result.moved_from:
         log.info(f"removed our rules from backend {other}: they stand in {result.backend} now")
     if not outcome.changed:
@@ -259,6 +257,27 @@ def _apply(resolved: Resolved, log: Log) -> None:
         return
     tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
     log.info(f"{what}: in place; wrote {tables or 'no table'}, {len(outcome.steps)} route steps")
+
+
+def _converge(resolved: Resolved, log: Log) -> Result:
+    """Put the plan in place; with --on-missing degrade, less of it where it has to be."""
+    from istio_init.apply import run
+
+    while True:
+        try:
+            return run.converge(_plan(resolved, log), resolved.run, log)
+        except IstioInitError as error:
+            if not resolved.run.degrade:
+                raise
+            from istio_init.degrade import degraded
+
+            config, warnings = degraded(resolved.config, error.missing)
+            if not warnings:
+                raise
+            log.debug(str(error))
+            for warning in warnings:
+                log.warn(f"--on-missing degrade: {warning}")
+            resolved = resolved.replace(config=config)
 
 
 def _clean(resolved: Resolved, log: Log) -> None:

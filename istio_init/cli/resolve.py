@@ -278,6 +278,7 @@ def _run(command: str, inputs: _Inputs) -> Run:
         backend=_backend(inputs),
         network_namespace=inputs.value("network-namespace", str, "", empty=True),
         wait=inputs.value("wait", values.duration, 30.0),
+        degrade=inputs.choice("on-missing", ("fail", "degrade"), "fail") == "degrade",
         skip_rule_apply=inputs.switch("skip-rule-apply"),
         run_validation=inputs.switch("run-validation"),
         probe_port=inputs.value("iptables-probe-port", values.port, 15002),
