@@ -1,25 +1,18 @@
-"""The commands, and the one place where errors become exit codes."""
+"""The command line as click reads it: help, completion, and whatever is not a plain call."""
 
 from __future__ import annotations
-
-import os
-import sys
 
 import click
 
 from istio_init import __version__
 from istio_init.cli import actions
 from istio_init.cli.options import GROUPS, OPTIONS, RUNNING, Option
-from istio_init.cli.resolve import ISTIO_IPTABLES
+from istio_init.cli.startup import APPLY, CLEAN, COMMANDS, ISTIO_IPTABLES
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
-
-
-APPLY = "apply"
-CLEAN = "clean"
 
 _HELP = {
     APPLY: "Put the rules of layout 1.0 in place (layout 1.30 with --layout).",
@@ -147,28 +140,20 @@ def _program() -> _Program:
         "istio-init",
         help="Lead a pod's traffic through its sidecar proxy.\n\n" + _EXAMPLES,
         context_settings=_CONTEXT,
-        commands={name: _Command(name, _callback(name)) for name in (APPLY, ISTIO_IPTABLES, CLEAN)},
+        commands={name: _Command(name, _callback(name)) for name in COMMANDS},
         subcommand_metavar="[COMMAND] [FLAGS]",
         options_metavar="",
     )
     return click.version_option(__version__, prog_name="istio-init")(program)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code.
-
-    0 done, 1 could not apply or clean, 2 bad input, 126 validation failed.
-    """
+def run_with_click(arguments: Sequence[str]) -> int:
+    """Read the call with click, run it, and return the exit code."""
     try:
-        result = _program().main(arguments, "istio-init", standalone_mode=False)
+        result = _program().main(list(arguments), "istio-init", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        sys.stderr.write("istio-init: interrupted\n")
-        return 1
-    except BrokenPipeError:
-        # Whoever read the output has gone; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except click.Abort:
+        raise KeyboardInterrupt from None
     return int(result or 0)

@@ -15,6 +15,7 @@ from istio_init.cli.options import (
     ENVOY_USER,
     SIDECAR_FILE,
 )
+from istio_init.cli.startup import CLEAN, ISTIO_IPTABLES
 from istio_init.config import (
     DEFAULT_LOOPBACK,
     DEFAULT_MARK,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-ISTIO_IPTABLES = "istio-iptables"
 BACKENDS: tuple[Backend, ...] = ("auto", "legacy", "nft", "nftables")
 FORMATS: tuple[Format, ...] = ("rules", "save", "json", "nft", "commands")
 
@@ -267,7 +267,7 @@ def _unquoted(value: str) -> str:
 
 
 def _run(command: str, inputs: _Inputs) -> Run:
-    cleanup = inputs.switch("cleanup-only") or command == "clean"
+    cleanup = inputs.switch("cleanup-only") or command == CLEAN
     verb: Command = "clean" if cleanup else "apply"
     for accepted in ("reconcile", "force-apply", "cni-mode"):
         inputs.switch(accepted)
