@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from istio_init import ownership
-from istio_init.apply import features, nfnetlink
+from istio_init.apply import features, nfnetlink, programs
 from istio_init.errors import ApplyError, UnsupportedError
 from istio_init.model import BUILTIN_CHAINS, TABLES, ForeignRule, Ruleset, make_table
 from istio_init.parse.save import parse_save
@@ -15,15 +13,13 @@ from istio_init.typed import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from istio_init.apply.programs import Finished
     from istio_init.diff import Change, TableChanges
     from istio_init.model import Family, Rule
 
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
 _SAVE = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 _RESTORE = {"ipv4": "iptables-nft-restore", "ipv6": "ip6tables-nft-restore"}
-# Where Debian puts them; an init container's PATH may be empty.
-_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
-_SECONDS = 60
 
 
 class ProgramError(ApplyError):
@@ -131,49 +127,29 @@ def _execute(program: str, text: str, *, where: str) -> str:
 
     Raises:
         UnsupportedError: it is not installed.
-        ApplyError: it failed, or did not come to an end.
+        ProgramError: it failed.
+        ApplyError: it did not come to an end.
     """
-    import subprocess
-
-    path = os.environ.get("PATH", "")
-    environment = {"PATH": f"{path}:{_PATH}" if path else _PATH, "LC_ALL": "C"}
-    arguments = [program, "--noflush"] if text else [program]
-    try:
-        done = subprocess.run(  # noqa: S603 - one of four names above, no shell
-            arguments,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            env=environment,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise UnsupportedError(
-            f"the nft backend needs {program}, which is not installed: install iptables 1.8, or "
-            "use --backend nftables or legacy"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise ApplyError(
-            f"{program} did not come to an end",
-            where=where,
-            why=f"still running after {_SECONDS} s",
-        ) from error
-    if done.returncode != 0:
-        raise _failed(program, done.stderr, where)
-    return done.stdout
+    done = programs.execute(
+        [program, "--noflush"] if text else [program],
+        text,
+        where=where,
+        instead="install iptables 1.8, or use --backend nftables or legacy",
+    )
+    if done.code != 0:
+        raise _failed(program, done, where)
+    return done.output
 
 
-def _failed(program: str, message: str, where: str) -> ProgramError:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+def _failed(program: str, done: Finished, where: str) -> ProgramError:
+    lines = [line.strip() for line in done.complaints.splitlines() if line.strip()]
     # The first complaint is the cause; a rule that failed fails those behind it too.
     said = [line for line in lines if "arning" not in line and not line.endswith("(nf_tables):")]
-    denied = "ermission denied" in message or "not permitted" in message
     return ProgramError(
         f"{program} failed",
         where=where,
         why=said[0] if said else "it does not say why",
-        remedy="run as root with the capability NET_ADMIN" if denied else "",
+        remedy="run as root with the capability NET_ADMIN" if done.denied else "",
     )
 
 
