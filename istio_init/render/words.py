@@ -50,7 +50,7 @@ COPY_MARK = ("--nfmask", hex(FULL_MASK), "--ctmask", hex(FULL_MASK))
 def rule_words(rule: Rule | ForeignRule, family: Family) -> list[str]:
     """Return the words that follow ``-A CHAIN``, in iptables' canonical spelling."""
     if isinstance(rule, ForeignRule):
-        return [rule.raw if isinstance(rule.raw, str) else f"# {len(rule.raw)} bytes"]
+        return [rule.spelled]
     words = [word for match in rule.matches for word in match_words(match)]
     return [*words, *target_words(rule.target, family)]
 
