@@ -172,6 +172,11 @@ def _ours(
     return found
 
 
+def leads_into_ours(rule: Rule | ForeignRule) -> bool:
+    """Whether a rule jumps to a chain of ours."""
+    return _jump(rule) in OWN_CHAINS
+
+
 def _jump(rule: Rule | ForeignRule) -> str:
     if isinstance(rule, Rule):
         return rule.target.chain if isinstance(rule.target, Jump) else ""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-
 from istio_init import ownership
-from istio_init.apply import routes
+from istio_init.apply import interrupt, routes
 from istio_init.diff import changes
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
-from istio_init.model import FAMILIES, IPV6
+from istio_init.model import BUILTIN_CHAINS, FAMILIES, IPV6, PolicyRoute
+from istio_init.shadow import shadowed
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn, Protocol
 
-    from istio_init.apply.routes import Step
+    from istio_init.apply.routes import Item, Step
     from istio_init.diff import TableChanges
     from istio_init.log import Log
-    from istio_init.model import Family, Plan, Ruleset
+    from istio_init.model import Family, Plan, Ruleset, Table
     from istio_init.ownership import Traces
 
     class Applier(Protocol):
@@ -40,7 +38,8 @@ if TYPE_CHECKING:
         def commit(self, changes: tuple[TableChanges, ...], results: tuple[Ruleset, ...]) -> None:
             """Change tables of both families, each in one kernel transaction at most.
 
-            ``results`` are the whole rule sets that the changes lead to.
+            Those of a family are changed in the order of ``changes``. ``results``
+            are the whole rule sets that the changes lead to.
             """
 
 
@@ -49,27 +48,21 @@ if TYPE_CHECKING:
 _TRIES = 20
 
 
-class _Undisturbed:
-    """Holds SIGTERM and SIGINT back for the length of a ``with`` block."""
-
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __enter__(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
-
-    def __exit__(self, *_: object) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._SIGNALS)
-
-
 class TableChangedError(Exception):
     """Another program changed a table between reading and committing it."""
 
 
 class Outcome(Record):
-    """What a run did: the tables it changed as (family, table), and the route steps."""
+    """What a run did: the tables it changed as (family, table), and the route steps.
+
+    ``emptied`` names the backends from which rules of ours were removed,
+    ``hidden`` has a sentence for each rule of others that keeps packets from ours.
+    """
 
     tables: tuple[tuple[Family, str], ...]
     steps: tuple[Step, ...]
+    emptied: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -77,108 +70,40 @@ class Outcome(Record):
         return bool(self.tables or self.steps)
 
 
-class Transaction:
-    """Brings the live state to a plan, or to nothing of ours, and back on failure.
+class Side:
+    """The rules of one backend, on their way to a plan or, with ``clean``, to nothing of ours.
 
-    The caller holds the xtables lock. With ``clean`` the plan only helps to
-    recognise what is ours; without ``routes`` only tables are looked at.
+    With ``clean`` the plan only helps to recognise what is ours. Tables that
+    cannot be shown may be passed over where ``may_skip`` says that no chain of
+    ours is among them.
     """
 
     def __init__(
-        self,
-        applier: Applier,
-        plan: Plan,
-        log: Log,
-        *,
-        clean: bool = False,
-        routes: bool = True,
+        self, applier: Applier, plan: Plan, log: Log, *, clean: bool = False, may_skip: bool = False
     ) -> None:
+        self.name = applier.name
+        self.clean = clean
         self._applier = applier
         self._plan = plan
         self._log = log
-        self._clean = clean
-        self._with_routes = routes
+        self._may_skip = may_skip
         # As it was before the first try: what a failure goes back to.
         self._before: dict[Family, Ruleset] = {}
-        self._written: dict[tuple[Family, str], None] = {}
-        self._steps: list[Step] = []
+        self.written: dict[tuple[Family, str], None] = {}
 
-    def run(self) -> Outcome:
-        """Return what was changed; afterwards the live state is what was wanted.
-
-        Raises:
-            ApplyError, UnsupportedError: it could not be done; ``rolled_back``
-                or the text says what state was left.
-        """
-        try:
-            self._until_still(self._converge)
-        except IstioInitError as error:
-            if not self._touched:
-                raise
-            self._explain_and_undo(error)
-        except BaseException:
-            self.undo()
-            raise
-        return Outcome(tuple(self._written), tuple(self._steps))
-
-    @property
-    def _touched(self) -> bool:
-        return bool(self._written or self._steps)
-
-    def _explain_and_undo(self, error: IstioInitError) -> NoReturn:
-        restored = self.undo()
-        if isinstance(error, ApplyError):
-            error.rolled_back = restored
-            raise error
-        failure = ApplyError(
-            "the rules cannot be put in place",
-            where=f"backend {self._applier.name}",
-            why=str(error),
-            rolled_back=restored,
-        )
-        failure.missing = error.missing
-        raise failure from error
-
-    def _until_still(self, action: Callable[[], None]) -> None:
-        for _ in range(_TRIES):
-            try:
-                action()
-            except TableChangedError:
-                self._log.debug("another program changed a table meanwhile: starting again")
-            else:
-                return
-        raise ApplyError(
-            "the tables do not stand still",
-            where=f"backend {self._applier.name}",
-            why=f"another program changed them during each of {_TRIES} tries",
-            remedy="stop the program that writes rules without taking the xtables lock",
-        )
-
-    def _converge(self) -> None:
-        live = self._read()
-        known = ownership.traces(live)
-        steps = self._route_steps(known)
-        # Marked packets need their route before, and after, there are marks.
-        self._take(tuple(step for step in steps if step.verb == "add"))
-        results = tuple(
-            self._applier.wanted(one, self._plan.ruleset(one.family), known, clean=self._clean)
-            for one in live
-        )
-        self._commit(live, results)
-        self._take(tuple(step for step in steps if step.verb == "del"))
-
-    def _read(self) -> tuple[Ruleset, ...]:
+    def read(self) -> tuple[Ruleset, ...]:
         """Return the live tables of both families; IPv6's only where the kernel has them."""
         found = []
         for family in FAMILIES:
+            interrupt.check()
             planned = self._plan.ruleset(family)
             needed = frozenset(table.name for table in planned.tables)
             try:
-                live = self._applier.read(family, frozenset() if self._clean else needed)
-            except UnsupportedError:
-                if not self._can_do_without(family, needed):
+                live = self._applier.read(family, frozenset() if self.clean else needed)
+            except UnsupportedError as error:
+                if not self._may_skip and not self._can_do_without(family, needed):
                     raise
-                self._log.debug("this kernel has no IPv6 tables: none are needed")
+                self._log.debug(f"not looked at: {error}")
                 continue
             self._before.setdefault(family, live)
             found.append(live)
@@ -189,6 +114,64 @@ class Transaction:
 
         # Without IPv6 nothing can pass beside the proxy by it.
         return family == IPV6 and not self._plan.addresses and (not needed or not has_ipv6())
+
+    def converge(self, live: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
+        """Write what ``live``, just read, lacks; return what stands in the kernel then.
+
+        Raises:
+            ApplyError, UnsupportedError: it cannot be done.
+        """
+        for _ in range(_TRIES):
+            known = ownership.traces(live)
+            results = tuple(
+                self._applier.wanted(one, self._plan.ruleset(one.family), known, clean=self.clean)
+                for one in live
+            )
+            try:
+                self._commit(live, results)
+            except TableChangedError:
+                self._log.debug("another program changed a table meanwhile: starting again")
+                live = self.read()
+            else:
+                return results
+        raise self._restless()
+
+    def put_back(self) -> None:
+        """Restore our rules as they stood before; what others wrote meanwhile stays.
+
+        Raises:
+            ApplyError, UnsupportedError: it cannot be done.
+        """
+        if not self.written:
+            return
+        before = self._before
+        for _ in range(_TRIES):
+            live = tuple(
+                self._applier.read(family, frozenset(table.name for table in one.tables))
+                for family, one in before.items()
+            )
+            known = ownership.traces((*live, *before.values()))
+            results = tuple(
+                self._applier.restored(
+                    one, before[one.family], self._plan.ruleset(one.family), known
+                )
+                for one in live
+            )
+            try:
+                self._commit(live, results)
+            except TableChangedError:
+                continue
+            else:
+                return
+        raise self._restless()
+
+    def _restless(self) -> ApplyError:
+        return ApplyError(
+            "the tables do not stand still",
+            where=f"backend {self.name}",
+            why=f"another program changed them during each of {_TRIES} tries",
+            remedy="stop the program that writes rules without taking the xtables lock",
+        )
 
     def _commit(self, live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> None:
         """Write what differs, read it again and compare.
@@ -203,52 +186,146 @@ class Transaction:
         ]
         if not found:
             return
-        self._written |= dict.fromkeys((change.family, change.table) for change in found)
-        self._applier.commit(tuple(found), results)
-        for family in dict.fromkeys(change.family for change in found):
-            written = {change.table: change.result for change in found if change.family == family}
-            after = self._applier.read(family, frozenset(written))
-            if any(after.table(name) != table for name, table in written.items()):
-                raise TableChangedError
+        # A connection that both the old and the new rules capture, in different
+        # tables, has to be captured between the two commits too.
+        found.sort(key=_gives_up_traffic)
+        self.written |= dict.fromkeys((change.family, change.table) for change in found)
+        try:
+            self._applier.commit(tuple(found), results)
+        except IstioInitError as error:
+            if self._disturbed(live, found):
+                raise TableChangedError from error
+            raise
+        if any(table != change.result for change, table in self._written_tables(found)):
+            raise TableChangedError
 
-    def _route_steps(self, known: Traces) -> tuple[Step, ...]:
-        if not self._with_routes:
-            return ()
-        live = routes.live(known.marks, self._plan.routes)
-        return routes.changes(live, () if self._clean else routes.wanted(self._plan))
+    def _written_tables(self, found: list[TableChanges]) -> list[tuple[TableChanges, Table | None]]:
+        """Return each change with the table as it stands now."""
+        now: dict[Family, Ruleset] = {}
+        for family in dict.fromkeys(change.family for change in found):
+            tables = frozenset(change.table for change in found if change.family == family)
+            now[family] = self._applier.read(family, tables)
+        return [(change, now[change.family].table(change.table)) for change in found]
+
+    def _disturbed(self, live: tuple[Ruleset, ...], found: list[TableChanges]) -> bool:
+        """Whether a table is neither as it was read nor as it was to become."""
+        old = {one.family: one for one in live}
+        return any(
+            table not in (change.result, old[change.family].table(change.table))
+            for change, table in self._written_tables(found)
+        )
+
+
+def _gives_up_traffic(change: TableChanges) -> bool:
+    """Whether fewer rules lead into our chains afterwards."""
+    balance = 0
+    for step in change.steps:
+        if step.rule is not None and step.chain in BUILTIN_CHAINS[change.table]:
+            leads = ownership.leads_into_ours(step.rule)
+            balance += -leads if step.verb == "delete" else leads
+    return balance < 0
+
+
+class Transaction:
+    """Brings sides and routes to where they are wanted, all of them or none.
+
+    The caller holds the xtables lock, and signals back. With ``clean`` no
+    routes are wanted.
+    """
+
+    def __init__(self, sides: tuple[Side, ...], plan: Plan, log: Log, *, clean: bool) -> None:
+        self._sides = sides
+        self._plan = plan
+        self._log = log
+        self._wanted = () if clean else routes.wanted(plan)
+        self._routes_before: tuple[Item, ...] = ()
+        self._marks: frozenset[int] = frozenset()
+        self._steps: tuple[Step, ...] = ()
+
+    def run(self) -> Outcome:
+        """Return what was changed; afterwards the live state is what was wanted.
+
+        Raises:
+            ApplyError, UnsupportedError: it could not be done; ``rolled_back``
+                or the text says what state was left.
+        """
+        try:
+            outcome = self._run()
+            interrupt.check()
+        except IstioInitError as error:
+            if not self._touched:
+                raise
+            self._explain_and_undo(error)
+        except BaseException:
+            self._undo()
+            raise
+        return outcome
+
+    @property
+    def _touched(self) -> bool:
+        return bool(self._steps or any(side.written for side in self._sides))
+
+    def _run(self) -> Outcome:
+        lives = [side.read() for side in self._sides]
+        for live in lives:
+            self._marks |= ownership.traces(live).marks
+        interrupt.check()
+        self._routes_before = routes.live(self._marks, self._plan.routes)
+        steps = routes.changes(self._routes_before, self._wanted)
+        # Marked packets need their route before, and after, there are marks.
+        self._take(tuple(step for step in steps if step.verb == "add"))
+        hidden: list[str] = []
+        for side, live in zip(self._sides, lives, strict=True):
+            interrupt.check()
+            stands = side.converge(live)
+            if not side.clean:
+                hidden += [
+                    text for one in stands for text in shadowed(one, self._plan.ruleset(one.family))
+                ]
+        self._take(tuple(step for step in steps if step.verb == "del"))
+        written = dict.fromkeys(place for side in self._sides for place in side.written)
+        emptied = tuple(side.name for side in self._sides if side.clean and side.written)
+        return Outcome(tuple(written), steps, emptied, tuple(hidden))
 
     def _take(self, steps: tuple[Step, ...]) -> None:
-        routes.take(steps)
-        self._steps += steps
+        if steps:
+            interrupt.check()
+            # Noted first: a step that fails may have been taken all the same.
+            self._steps += steps
+            routes.take(steps)
 
-    def undo(self) -> bool:
-        """Put back what was there before this run; return whether that worked.
-
-        Rules that others added meanwhile stay. From here on SIGTERM and SIGINT
-        wait: half a way back is worse than either end.
-        """
-        with _Undisturbed():
-            return self._undo()
+    def _explain_and_undo(self, error: IstioInitError) -> NoReturn:
+        restored = self._undo()
+        if isinstance(error, ApplyError):
+            error.rolled_back = restored
+            raise error
+        failure = ApplyError(
+            "the rules cannot be put in place",
+            where="this run",
+            why=str(error),
+            rolled_back=restored,
+        )
+        failure.missing = error.missing
+        raise failure from error
 
     def _undo(self) -> bool:
-        try:
-            if self._written:
-                self._until_still(self._put_tables_back)
-            routes.take(tuple(step.undone for step in reversed(self._steps)))
-        except (IstioInitError, OSError) as error:
-            self._log.error(f"rolling back failed: {error}")
-            return False
-        return True
+        """Put back what was there before this run; return whether that worked.
 
-    def _put_tables_back(self) -> None:
-        before = self._before
-        live = tuple(
-            self._applier.read(family, frozenset(table.name for table in one.tables))
-            for family, one in before.items()
-        )
-        known = ownership.traces((*live, *before.values()))
-        results = tuple(
-            self._applier.restored(one, before[one.family], self._plan.ruleset(one.family), known)
-            for one in live
-        )
-        self._commit(live, results)
+        One part that cannot be put back keeps no other from it.
+        """
+        worked = True
+        for part in (*(side.put_back for side in reversed(self._sides)), self._put_routes_back):
+            try:
+                part()
+            except (IstioInitError, OSError) as error:
+                self._log.error(f"rolling back failed: {error}")
+                worked = False
+        return worked
+
+    def _put_routes_back(self) -> None:
+        if self._steps:
+            before = self._routes_before
+            rules = [item for item in before if isinstance(item, routes.PolicyRule)]
+            hints = tuple(PolicyRoute(rule.family, rule.mark, rule.table) for rule in rules)
+            now = routes.live(self._marks, (*self._plan.routes, *hints))
+            routes.take(routes.way_back(now, before))

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-
-from istio_init.apply import choose
-from istio_init.apply.base import Outcome, Transaction
+from istio_init.apply import choose, interrupt
+from istio_init.apply.base import Outcome, Side, Transaction
 from istio_init.apply.lock import XtablesLock
-from istio_init.errors import ApplyError
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from types import FrameType
-
+    from istio_init.apply.choose import Evidence
     from istio_init.config import Run
     from istio_init.log import Log
     from istio_init.model import Plan
 
 
 class Result(Record):
-    """What a run did: in which backend, and out of which others it moved our rules."""
+    """What a run did, and in which backend."""
 
     backend: str
     outcome: Outcome
-    moved_from: tuple[str, ...] = ()
 
 
 def converge(plan: Plan, run: Run, log: Log) -> Result:
@@ -35,21 +30,13 @@ def converge(plan: Plan, run: Run, log: Log) -> Result:
         ApplyError: it could not be done, and what stood before stands again.
         UnsupportedError: this kernel or machine cannot do it; nothing was changed.
     """
-    _stop_on_sigterm()
-    with XtablesLock(run.wait):
+    with interrupt.SignalsHeld(), XtablesLock(run.wait):
         evidence = choose.look()
         kind = choose.choose(evidence) if run.backend == "auto" else run.backend
         log.debug(f"backend {kind}; found {evidence}")
-        transaction = Transaction(choose.applier(kind), plan, log)
-        outcome = transaction.run()
-        others = tuple(other for other in choose.KINDS if other in evidence.ours - {kind})
-        try:
-            for other in others:
-                Transaction(choose.applier(other), plan, log, clean=True, routes=False).run()
-        except BaseException:
-            transaction.undo()
-            raise
-        return Result(kind, outcome, others)
+        others = _emptied(evidence, plan, log, kept=kind)
+        sides = (Side(choose.applier(kind), plan, log), *others)
+        return Result(kind, Transaction(sides, plan, log, clean=False).run())
 
 
 def clean(hints: Plan, run: Run, log: Log) -> Result:
@@ -61,39 +48,20 @@ def clean(hints: Plan, run: Run, log: Log) -> Result:
         ApplyError: it could not be done, and what stood before stands again.
         UnsupportedError: this machine cannot do it; nothing was changed.
     """
-    _stop_on_sigterm()
-    with XtablesLock(run.wait):
-        evidence = choose.look()
-        kinds = [kind for kind in choose.KINDS if kind in evidence.ours | evidence.others]
-        if run.backend != "auto":
-            kinds = [run.backend]
-        # The routes go with whichever backend there is, even an empty one.
-        kinds = kinds or [choose.choose(evidence)]
-        done: list[Transaction] = []
-        outcomes: list[Outcome] = []
-        try:
-            for kind in kinds:
-                last = kind == kinds[-1]
-                transaction = Transaction(choose.applier(kind), hints, log, clean=True, routes=last)
-                outcomes.append(transaction.run())
-                done.append(transaction)
-        except BaseException:
-            for transaction in reversed(done):
-                transaction.undo()
-            raise
-        tables = tuple(table for outcome in outcomes for table in outcome.tables)
-        return Result(", ".join(kinds), Outcome(tables, outcomes[-1].steps))
+    with interrupt.SignalsHeld(), XtablesLock(run.wait):
+        sides = _emptied(choose.look(), hints, log)
+        outcome = Transaction(sides, hints, log, clean=True).run()
+        return Result(", ".join(side.name for side in sides), outcome)
 
 
-def _stop_on_sigterm() -> None:
-    """Make SIGTERM a failure like any other: what was begun is taken back."""
-    signal.signal(signal.SIGTERM, _terminated)
+def _emptied(evidence: Evidence, plan: Plan, log: Log, *, kept: str = "") -> tuple[Side, ...]:
+    """Return the backends with any rules, but for the one that is kept: ours go from there.
 
-
-def _terminated(_number: int, _frame: FrameType | None) -> None:
-    raise ApplyError(
-        "stopped by SIGTERM before the end",
-        where="this run",
-        why="the container was told to stop",
-        remedy="the next run starts over",
+    Some of our rules can be told from those of others without a chain of ours
+    beside them, so a backend that seems to hold only theirs is looked at too.
+    """
+    return tuple(
+        Side(choose.applier(kind), plan, log, clean=True, may_skip=kind not in evidence.ours)
+        for kind in choose.KINDS
+        if kind in evidence.ours | evidence.others and kind != kept
     )

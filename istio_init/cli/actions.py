@@ -92,8 +92,10 @@ def _apply(resolved: Resolved, log: Log) -> None:
     result = _converge(resolved, log)
     outcome = result.outcome
     what = f"layout {resolved.config.layout} through backend {result.backend}"
-    for other in result.moved_from:
+    for other in outcome.emptied:
         log.info(f"removed our rules from backend {other}: they stand in {result.backend} now")
+    for sentence in outcome.hidden:
+        log.warn(sentence)
     if not outcome.changed:
         log.info(f"{what}: already in place, nothing was written")
         return
