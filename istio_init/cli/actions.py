@@ -82,7 +82,9 @@ def _rendered(plan: Plan, form: Format) -> str:
 
             return commands.render(plan)
         case "nft":
-            raise UnsupportedError("this release does not write nft scripts yet")
+            from istio_init.render import nft
+
+            return nft.render(plan)
         case _:
             assert_never(form)
 
