@@ -11,7 +11,7 @@ from istio_init.apply import nfnetlink
 from istio_init.errors import UnsupportedError
 from istio_init.host import legacy_tables
 from istio_init.model import BUILTIN_CHAINS, FAMILIES, IPV4
-from istio_init.planner.shared import OWN_CHAINS
+from istio_init.planner.shared import NATIVE_TABLES, OWN_CHAINS
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     Kind = Literal["legacy", "nft", "nftables"]
 
 KINDS: tuple[Kind, ...] = ("legacy", "nft", "nftables")
-NATIVE_TABLES = "istio-proxy-"
 
 _NFT_FAMILIES = ("ip", "ip6")
+_NATIVE_TABLES = frozenset(("inet", name) for name in NATIVE_TABLES.values())
 
 
 class Evidence(Record):
@@ -79,7 +79,8 @@ def look() -> Evidence:
             ours.add("nft")
         elif iptables and _has_rules():
             others.add("nft")
-        if any(place.table.startswith(NATIVE_TABLES) for place in chains):
+        # Names of tables, not of chains: one that was left empty is to go too.
+        if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
             ours.add("nftables")
     return Evidence(frozenset(available), frozenset(ours), frozenset(others))
 
