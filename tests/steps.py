@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, Literal
 
-from istio_init.apply import iptables_nft, legacy, libiptc, programs, routes
+from istio_init.apply import iptables_nft, legacy, libiptc, nftables, programs, routes
 from istio_init.apply.programs import Finished
 from istio_init.errors import ApplyError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Moment = Literal["before", "after"]
     Watch = Callable[[Kind, Moment], None]
 
-_READERS: tuple[type, ...] = (legacy.Legacy, iptables_nft.IptablesNft)
+_READERS: tuple[type, ...] = (legacy.Legacy, iptables_nft.IptablesNft, nftables.Nftables)
 _CHANGERS = frozenset({"iptables-nft-restore", "ip6tables-nft-restore", "nft"})
 WHY = "injected failure"
 
