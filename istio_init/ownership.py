@@ -7,7 +7,7 @@ and the few shapes that either layout puts there and nobody else would.
 
 from __future__ import annotations
 
-from istio_init.config import DEFAULT_MARK
+from istio_init.config import DEFAULT_LOOPBACK, DEFAULT_MARK
 from istio_init.model import (
     BUILTIN_CHAINS,
     HEAD,
@@ -34,7 +34,15 @@ from istio_init.model import (
     make_table,
 )
 from istio_init.planner.layout_1_30 import OUTBOUND_MARK
-from istio_init.planner.shared import FILTER, INPUT, MANGLE, OUTPUT, OWN_CHAINS, PREROUTING
+from istio_init.planner.shared import (
+    FILTER,
+    INPUT,
+    MANGLE,
+    OUTBOUND,
+    OUTPUT,
+    OWN_CHAINS,
+    PREROUTING,
+)
 from istio_init.planner.shared import REDIRECT as REDIRECT_CHAIN
 from istio_init.typed import TYPE_CHECKING, Record
 
@@ -47,17 +55,26 @@ _REJECT_INBOUND = (
     Rule((CtState(("ESTABLISHED",), "state"),), Accept()),
     Rule((), Reject()),
 )
+# Ways into our chains that no other layout has.
+_ONLY_IN_LAYOUT_1_0 = frozenset(
+    {
+        Rule((_TCP,), Jump(OUTBOUND)),
+        Rule((Destination(DEFAULT_LOOPBACK, negated=True), _TO_LOCAL), Jump(REDIRECT_CHAIN)),
+    }
+)
 
 
 class Traces(Record):
     """What our chains in live rule sets tell about the rules outside them.
 
     ``marks`` are the TPROXY marks that they put on packets, ``interfaces`` those
-    taken out of their reach by -c, or by -k together with -i.
+    taken out of their reach by -c, or by -k together with -i. ``layout_1_0`` says
+    that it was this layout that built them.
     """
 
     marks: frozenset[int] = frozenset({DEFAULT_MARK})
     interfaces: frozenset[str] = frozenset()
+    layout_1_0: bool = False
 
 
 def traces(rulesets: tuple[Ruleset, ...]) -> Traces:
@@ -69,7 +86,13 @@ def traces(rulesets: tuple[Ruleset, ...]) -> Traces:
     tables = [table for ruleset in rulesets for table in ruleset.tables]
     marks = {mark for table in tables if table.name == MANGLE for mark in _marks(table)}
     interfaces = {name for table in tables for name in _spared_interfaces(table)}
-    return Traces(frozenset(marks | {DEFAULT_MARK}), frozenset(interfaces))
+    layout_1_0 = any(
+        rule in _ONLY_IN_LAYOUT_1_0
+        for table in tables
+        for chain in table.chains
+        for rule in chain.rules
+    )
+    return Traces(frozenset(marks | {DEFAULT_MARK}), frozenset(interfaces), layout_1_0)
 
 
 def _marks(table: Table) -> set[int]:
@@ -155,7 +178,10 @@ def _ours(
         if chain.name not in BUILTIN_CHAINS[table.name]:
             continue
         planned_chain = plan.chain(chain.name) if plan else None
-        planned = frozenset(planned_chain.rules if planned_chain else ())
+        # Either half of that pair alone may be anybody's.
+        planned = frozenset(planned_chain.rules if planned_chain else ()).difference(
+            _REJECT_INBOUND
+        )
         found[chain.name] = frozenset(
             position
             for position, rule in enumerate(chain.rules)
@@ -168,7 +194,7 @@ def _ours(
                     or (table.name == MANGLE and _is_tproxy_shape(chain.name, rule, traces.marks))
                 )
             )
-        ) | _rejected_inbound(table, chain, family)
+        ) | _rejected_inbound(table, chain, family, traces)
     return found
 
 
@@ -235,14 +261,20 @@ def _is_spared_interface(chain: str, rule: Rule, spared: frozenset[str]) -> bool
     return name in spared and chain == (PREROUTING if inbound else OUTPUT)
 
 
-def _rejected_inbound(table: Table, chain: Chain, family: Family) -> frozenset[int]:
-    """Return where layout 1.0 shut inbound IPv6: its two rules, one after the other."""
+def _rejected_inbound(table: Table, chain: Chain, family: Family, traces: Traces) -> frozenset[int]:
+    """Return where layout 1.0 shut inbound IPv6: its two rules, one after the other.
+
+    One of them alone in the chain, beside that layout's other rules, is what was
+    left of the two.
+    """
     if family != IPV6 or table.name != FILTER or chain.name != INPUT:
         return frozenset()
     found: set[int] = set()
     for position in range(len(chain.rules) - 1):
         if chain.rules[position : position + 2] == _REJECT_INBOUND:
             found |= {position, position + 1}
+    if traces.layout_1_0 and len(chain.rules) == 1 and chain.rules[0] in _REJECT_INBOUND:
+        found.add(0)
     return frozenset(found)
 
 

@@ -122,11 +122,7 @@ class Side:
             ApplyError, UnsupportedError: it cannot be done.
         """
         for _ in range(_TRIES):
-            known = ownership.traces(live)
-            results = tuple(
-                self._applier.wanted(one, self._plan.ruleset(one.family), known, clean=self.clean)
-                for one in live
-            )
+            results = self._wanted(live)
             try:
                 self._commit(live, results)
             except TableChangedError:
@@ -135,6 +131,18 @@ class Side:
             else:
                 return results
         raise self._restless()
+
+    def missing(self, live: tuple[Ruleset, ...]) -> list[TableChanges]:
+        """Return what ``live``, just read, lacks."""
+        return _differences(live, self._wanted(live))
+
+    def _wanted(self, live: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
+        # A later try finds tables from which the old rules, and their traces, are gone.
+        known = ownership.traces(tuple(self._before.values()))
+        return tuple(
+            self._applier.wanted(one, self._plan.ruleset(one.family), known, clean=self.clean)
+            for one in live
+        )
 
     def put_back(self) -> None:
         """Restore our rules as they stood before; what others wrote meanwhile stays.
@@ -179,11 +187,7 @@ class Side:
         Raises:
             TableChangedError: another program wrote at the same time.
         """
-        found = [
-            change
-            for before, after in zip(live, results, strict=True)
-            for change in changes(before, after)
-        ]
+        found = _differences(live, results)
         if not found:
             return
         # A connection that both the old and the new rules capture, in different
@@ -214,6 +218,14 @@ class Side:
             table not in (change.result, old[change.family].table(change.table))
             for change, table in self._written_tables(found)
         )
+
+
+def _differences(live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> list[TableChanges]:
+    return [
+        change
+        for before, after in zip(live, results, strict=True)
+        for change in changes(before, after)
+    ]
 
 
 def _gives_up_traffic(change: TableChanges) -> bool:
@@ -265,13 +277,31 @@ class Transaction:
     def _touched(self) -> bool:
         return bool(self._steps or any(side.written for side in self._sides))
 
-    def _run(self) -> Outcome:
+    def preview(self) -> Outcome:
+        """Return what ``run`` would change now; nothing is written.
+
+        Raises:
+            ApplyError, UnsupportedError: the live state cannot be read.
+        """
+        lives, steps = self._look()
+        tables = [
+            (change.family, change.table)
+            for side, live in zip(self._sides, lives, strict=True)
+            for change in side.missing(live)
+        ]
+        return Outcome(tuple(tables), steps)
+
+    def _look(self) -> tuple[list[tuple[Ruleset, ...]], tuple[Step, ...]]:
+        """Return the live tables of each side, and the route steps to be taken."""
         lives = [side.read() for side in self._sides]
         for live in lives:
             self._marks |= ownership.traces(live).marks
         interrupt.check()
         self._routes_before = routes.live(self._marks, self._plan.routes)
-        steps = routes.changes(self._routes_before, self._wanted)
+        return lives, routes.changes(self._routes_before, self._wanted)
+
+    def _run(self) -> Outcome:
+        lives, steps = self._look()
         # Marked packets need their route before, and after, there are marks.
         self._take(tuple(step for step in steps if step.verb == "add"))
         hidden: list[str] = []

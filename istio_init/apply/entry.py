@@ -289,7 +289,17 @@ def normalised(entry: bytes, family: Family, target_name: str) -> bytes:
     The kernel fills counters, offsets and what follows a name's final zero with
     its own; all that is cleared. ``target_name`` is what libiptc calls the
     target: a chain or a verdict where the kernel keeps an offset.
+
+    Raises:
+        ParseError: the bytes are no entry.
     """
+    try:
+        return _normalised(entry, family, target_name)
+    except (ValueError, struct_error) as error:
+        raise ParseError("the kernel returned an entry that cannot be read") from error
+
+
+def _normalised(entry: bytes, family: Family, target_name: str) -> bytes:
     header, offsets = _HEADERS[family], _OFFSETS[family]
     position = header.size + offsets.size
     _, target_offset, size, *_ = offsets.unpack_from(entry, header.size)
@@ -314,7 +324,11 @@ def _renamed(data: bytes) -> bytes:
 
 
 def decode(entry: bytes, family: Family) -> Rule | ForeignRule:
-    """Return the rule of a normalised entry; one with unknown parts stays bytes."""
+    """Return the rule of a normalised entry; one with unknown parts stays bytes.
+
+    Raises:
+        ParseError: the bytes are no entry.
+    """
     try:
         found = _decode(entry, family)
     except (ValueError, KeyError, IndexError, struct_error):
@@ -385,7 +399,10 @@ def _spelled_target(name: str, revision: int, data: bytes, family: Family) -> li
 
 
 def _jump_of(entry: bytes, family: Family) -> str:
-    name, _, data = _target(entry, family)
+    try:
+        name, _, data = _target(entry, family)
+    except (ValueError, struct_error) as error:
+        raise ParseError("the kernel returned an entry without a target") from error
     return name if _is_chain(name, data) else ""
 
 
@@ -437,15 +454,29 @@ def _header_matches(entry: bytes, family: Family) -> list[Match]:
         network = _network(family, destination, destination_mask)
         matches.append(Destination(network, bool(inversions & _INVERT_DESTINATION)))
     if any(incoming):
-        matches.append(InInterface(_text(incoming), bool(inversions & _INVERT_IN)))
+        matches.append(InInterface(_name(incoming), bool(inversions & _INVERT_IN)))
     if any(outgoing):
-        matches.append(OutInterface(_text(outgoing), bool(inversions & _INVERT_OUT)))
+        matches.append(OutInterface(_name(outgoing), bool(inversions & _INVERT_OUT)))
     return matches
 
 
 def _network(family: Family, packed: bytes, mask: bytes) -> Network:
     # A mask with holes does not survive encoding again.
     return Network(family, packed, int.from_bytes(mask, "big").bit_count())
+
+
+def _name(raw: bytes) -> str:
+    name = _text(raw)
+    if name == "+":
+        raise ValueError("an interface; iptables prints nothing for this one")
+    return name
+
+
+def _port_range(low: int, high: int) -> PortRange:
+    # Port 0 begins what a match without a port holds too.
+    if low == 0:
+        raise ValueError("ports from 1")
+    return PortRange(low, high)
 
 
 def _decode_match(name: str, revision: int, data: bytes) -> Match:
@@ -455,9 +486,9 @@ def _decode_match(name: str, revision: int, data: bytes) -> Match:
             flags = data[11] if name == "tcp" else data[8]
             protocol: Protocol = "tcp" if name == "tcp" else "udp"
             if (source_low, source_high) != _ALL_PORTS:
-                ports = PortRange(source_low, source_high)
+                ports = _port_range(source_low, source_high)
                 return Ports(protocol, "sport", ports, bool(flags & 1))
-            return Ports(protocol, "dport", PortRange(low, high), bool(flags & 2))
+            return Ports(protocol, "dport", _port_range(low, high), bool(flags & 2))
         case "multiport", 1:
             return _decode_multiport(data)
         case "owner", 1:
@@ -489,7 +520,7 @@ def _decode_multiport(data: bytes) -> MultiPorts:
     position = 0
     while position < count:
         width = 2 if ranges[position] else 1
-        found.append(PortRange(numbers[position], numbers[position + width - 1]))
+        found.append(_port_range(numbers[position], numbers[position + width - 1]))
         position += width
     return MultiPorts("sport" if kind == 0 else "dport", tuple(found), bool(rest[-1]))
 
@@ -509,8 +540,9 @@ def _decode_target(name: str, revision: int, data: bytes, family: Family) -> Tar
             return SetMark(*_SET_MARK.unpack_from(data))
         case "CONNMARK", 2:
             return SaveMark() if _COPY_MARK.unpack_from(data)[5] == _SAVE_MARK else RestoreMark()
-        case "CT", 2:
-            return CtZone(_CT.unpack_from(data)[1])
+        case "CT", 2 if zone := _CT.unpack_from(data)[1]:
+            # Zone 0 is everyone's, and what a target for other purposes holds.
+            return CtZone(zone)
         case _, 0 if _is_chain(name, data):
             return Jump(name)
         case _:

@@ -41,6 +41,14 @@ _NLM_F_REQUEST_DUMP = 0x301
 _NLMSG_DONE = 3
 _NLMSG_ERROR = 2
 _FRA_FWMARK = 10
+# What the kernel tells about a rule that asks for nothing but a mark. One with
+# anything more (a protocol, a port, a tunnel, what later kernels add) is not ours.
+_PLAIN_RULE = frozenset(
+    {
+        *("FRA_PRIORITY", "FRA_FWMARK", "FRA_FWMASK", "FRA_TABLE"),
+        *("FRA_PROTOCOL", "FRA_SUPPRESS_PREFIXLEN"),
+    }
+)
 _HEADER = struct.Struct("=IHHII")
 _RULE_HEADER = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -146,13 +154,14 @@ def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[Step, ..
     """Return the steps from one state to another, additions first.
 
     What differs from the planned only in what makes no difference to packets
-    serves as well, and stays; a second one beside it goes.
+    serves as well, and stays where the planned is missing; a second one goes.
     """
     kept: set[Item] = set()
     removed: list[Step] = []
     for item in before:
-        if item.plain in after and item.plain not in kept:
-            kept.add(item.plain)
+        same = item.plain
+        if same in after and same not in kept and (item == same or same not in before):
+            kept.add(same)
         else:
             removed.append(Step("del", item))
     added = [Step("add", item) for item in after if item not in kept]
@@ -262,11 +271,8 @@ def _marked_rules(ip: Any) -> list[PolicyRule]:
             attributes = dict(message["attrs"])
             plain = message["src_len"] == message["dst_len"] == message["tos"] == 0
             plain = plain and message["action"] == _FR_ACT_TO_TBL and not message["flags"]
-            plain = plain and not attributes.keys() & {
-                "FRA_IIFNAME",
-                "FRA_OIFNAME",
-                "FRA_UID_RANGE",
-            }
+            plain = plain and attributes.keys() <= _PLAIN_RULE
+            plain = plain and attributes.get("FRA_SUPPRESS_PREFIXLEN", FULL_MASK) == FULL_MASK
             mark = attributes.get("FRA_FWMARK")
             if plain and mark and attributes.get("FRA_FWMASK", FULL_MASK) == FULL_MASK:
                 table = attributes.get("FRA_TABLE", message["table"])

@@ -42,7 +42,8 @@ def converge(plan: Plan, run: Run, log: Log) -> Result:
 def clean(hints: Plan, run: Run, log: Log) -> Result:
     """Remove everything of ours from every backend, and the routes.
 
-    ``hints`` holds what the flags of this call could have built.
+    ``hints`` holds what the flags of this call could have built. A dry run only
+    says what would go.
 
     Raises:
         ApplyError: it could not be done, and what stood before stands again.
@@ -50,7 +51,8 @@ def clean(hints: Plan, run: Run, log: Log) -> Result:
     """
     with interrupt.SignalsHeld(), XtablesLock(run.wait):
         sides = _emptied(choose.look(), hints, log)
-        outcome = Transaction(sides, hints, log, clean=True).run()
+        transaction = Transaction(sides, hints, log, clean=True)
+        outcome = transaction.preview() if run.dry_run else transaction.run()
         return Result(", ".join(side.name for side in sides), outcome)
 
 

@@ -44,6 +44,9 @@ def _act(resolved: Resolved, log: Log) -> int:
     if run.command == "clean":
         _clean(resolved, log)
     elif run.dry_run:
+        if resolved.config.layout == LAYOUT_1_30 and resolved.config.ipv6 is None:
+            # The addresses that decide are those of the namespace named.
+            _enter(resolved)
         plan = _plan(resolved, log)
         sys.stdout.write(_rendered(plan, run.format))
         sys.stdout.flush()
@@ -138,13 +141,12 @@ def _clean(resolved: Resolved, log: Log) -> None:
     from istio_init.apply import run
 
     outcome = run.clean(hints, resolved.run, log).outcome
-    if resolved.run.dry_run:
-        return
     if not outcome.changed:
         log.info("clean: nothing of ours was found")
         return
     tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
-    log.info(f"clean: removed ours from {tables or 'no table'}, {len(outcome.steps)} route steps")
+    done = "would remove" if resolved.run.dry_run else "removed"
+    log.info(f"clean: {done} ours from {tables or 'no table'}, {len(outcome.steps)} route steps")
 
 
 def _enter(resolved: Resolved) -> None:

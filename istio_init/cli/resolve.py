@@ -249,21 +249,25 @@ def _env_files(
             problems.append(Problem(f"env {variable}", path, f"a readable file; {why}"))
             continue
         for number, line in enumerate(text.splitlines(), 1):
-            key, equals, value = line.strip().removeprefix("export ").strip().partition("=")
-            if not key or key.startswith("#"):
+            setting = line.replace("\t", " ").strip().removeprefix("export ").lstrip()
+            if not setting or setting.startswith("#"):
                 continue
+            key, equals, value = setting.partition("=")
             if not equals or not key.isidentifier():
                 problems.append(Problem(f"{path} line {number}", line, "KEY=VALUE"))
                 continue
-            settings[key] = _unquoted(value.strip())
+            settings[key] = _env_value(value)
             origins[key] = f"{key} in {path}"
     return settings, origins, problems
 
 
-def _unquoted(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return value
+def _env_value(text: str) -> str:
+    """Return what stands behind ``KEY=``, without its quotes and what follows `` #``."""
+    quote = text[:1]
+    closed = text.find(quote, 1) if quote in ("'", '"') else -1
+    if closed > 0 and not text[closed + 1 :].partition(" #")[0].strip():
+        return text[1:closed]
+    return text.partition(" #")[0].strip()
 
 
 def _run(command: str, inputs: _Inputs) -> Run:

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from istio_init.errors import ParseError
 from istio_init.model import (
+    BUILTIN_CHAINS,
     CT_STATES,
     FULL_MASK,
     IPV4,
@@ -49,7 +50,7 @@ from istio_init.typed import TYPE_CHECKING
 from istio_init.values import id_range, network, port_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from istio_init.model import Family, IdRange, Match, Network, PortRange, Table, Target
 
@@ -98,12 +99,15 @@ def parse_rule(text: str, family: Family) -> Rule | ForeignRule:
 
 
 def _jump_of(text: str) -> str:
+    words = text.split()
     if '"' in text:
         import shlex
 
-        words = shlex.split(text)
-    else:
-        words = text.split()
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            # Quotes without an end are not iptables' own.
+            words = text.split()
     for word, after in pairwise(words):
         if word in ("-j", "-g") and after not in _BUILTIN_TARGETS:
             return after
@@ -242,6 +246,8 @@ def parse_table(lines: Iterable[str], name: str, family: Family) -> Table:
     Raises:
         ParseError: a line is none of theirs.
     """
+    if name not in BUILTIN_CHAINS:
+        raise ParseError(f"no table of iptables: {name!r}")
     policies: dict[str, str | None] = {}
     rules: dict[str, list[Rule | ForeignRule]] = {}
     for line in lines:
@@ -252,7 +258,9 @@ def parse_table(lines: Iterable[str], name: str, family: Family) -> Table:
         elif verb == "-N":
             policies[chain] = None
         elif verb == "-A" and chain in policies:
-            rules.setdefault(chain, []).append(parse_rule(text, family))
+            rules.setdefault(chain, []).append(
+                _leading_to(policies, parse_rule(text, family), text)
+            )
         else:
             raise ParseError(f"not a line of {name} -S: {line!r}")
     chains = {
@@ -260,6 +268,18 @@ def parse_table(lines: Iterable[str], name: str, family: Family) -> Table:
         for chain, policy in policies.items()
     }
     return make_table(name, chains)
+
+
+def _leading_to(chains: Collection[str], rule: Rule | ForeignRule, text: str) -> Rule | ForeignRule:
+    """Return a rule that jumps to one of ``chains`` or to none.
+
+    A target without options (``-j LOG``) looks like a jump to a chain of its name.
+    """
+    if isinstance(rule, ForeignRule):
+        return rule if rule.jump in chains else ForeignRule(text)
+    if isinstance(rule.target, Jump) and rule.target.chain not in chains:
+        return ForeignRule(text)
+    return rule
 
 
 def parse_save(text: str, family: Family) -> Ruleset:
@@ -274,18 +294,20 @@ def parse_save(text: str, family: Family) -> Ruleset:
     for line in text.splitlines():
         if line.startswith("*"):
             name, lines = line[1:].strip(), []
-        elif line.startswith(":"):
-            chain, policy, *_ = line[1:].split()
+        elif line.startswith(":") and name and len(words := line[1:].split()) > 1:
+            chain, policy = words[:2]
             lines.append(f"-N {chain}" if policy == "-" else f"-P {chain} {policy}")
         elif line.strip() == "COMMIT" and name:
             if name in TABLES:
                 tables[name] = parse_table(lines, name, family)
             name = ""
         elif line.strip() and not line.startswith("#"):
-            if not name:
+            if not name or line.startswith(":"):
                 raise ParseError(f"not iptables-save output: {line!r}")
             # With counters: [packets:bytes] -A CHAIN ...
             lines.append(line.partition("] ")[2] if line.startswith("[") else line)
+    if name:
+        raise ParseError(f"iptables-save output that ends within table {name}")
     return Ruleset(family, tuple(tables[one] for one in TABLES if one in tables))
 
 
@@ -296,12 +318,20 @@ def parse_rules(text: str) -> tuple[Ruleset, ...]:
         ParseError: the text is not of that form.
     """
     tables: dict[Family, dict[str, Table]] = {IPV4: {}, IPV6: {}}
-    for section in ("\n" + text).split("\n# ")[1:]:
-        header, *lines = section.splitlines()
-        words = header.split()
-        if len(words) == 4 and words[0] in ("iptables", "ip6tables") and words[3] == "-S":
-            family = IPV4 if words[0] == "iptables" else IPV6
-            tables[family][words[2]] = parse_table(lines, words[2], family)
+    before, *sections = ("\n" + text).split("\n# ")
+    if before.strip():
+        raise ParseError(f"not the output of a dry run: {before.strip()!r}")
+    for section in sections:
+        header, *lines = section.splitlines() or [""]
+        match header.split():
+            case ["iptables", "-t", name, "-S"]:
+                tables[IPV4][name] = parse_table(lines, name, IPV4)
+            case ["ip6tables", "-t", name, "-S"]:
+                tables[IPV6][name] = parse_table(lines, name, IPV6)
+            case ["ip", *_]:
+                pass
+            case _:
+                raise ParseError(f"not a command of a dry run: {header!r}")
     return tuple(
         Ruleset(family, tuple(found[one] for one in TABLES if one in found))
         for family, found in tables.items()

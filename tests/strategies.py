@@ -1,0 +1,310 @@
+"""Hypothesis strategies for the typed rules of istio_init.model.
+
+What they give is canonical: iptables accepts it, and the kernel gives it back
+word for word and byte for byte. Left out is what iptables takes but prints as
+something else, or not at all: zone 0, all ports, ``! -i +``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from istio_init.model import (
+    BUILTIN_CHAINS,
+    CT_STATES,
+    FAMILIES,
+    FULL_MASK,
+    IPV4,
+    TABLES,
+    Accept,
+    Chain,
+    ConnMark,
+    CtState,
+    CtZone,
+    Destination,
+    Drop,
+    IdRange,
+    InInterface,
+    Jump,
+    Mark,
+    MultiPorts,
+    Network,
+    OutInterface,
+    Owner,
+    PortRange,
+    Ports,
+    Proto,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    Ruleset,
+    SaveMark,
+    SetMark,
+    Socket,
+    Source,
+    Tproxy,
+    make_table,
+    rule,
+)
+from istio_init.values import MAX_ID, MAX_INTERFACE, MAX_PORT, MAX_U32, interface
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import DrawFn, SearchStrategy
+
+    from istio_init.model import CtModule, Family, Match, Protocol, Rule, Side, Table, Target
+
+T = TypeVar("T")
+
+# One with the longest name that the kernel takes (XT_EXTENSION_MAXNAMELEN less a zero).
+CHAINS = ("ISTIO_OUTPUT", "ISTIO_REDIRECT", "other", "X" * 28)
+
+# The only table in which the kernel, or iptables itself, takes a target.
+_ONLY_TABLE: dict[type, str] = {
+    CtZone: "raw",
+    Redirect: "nat",
+    Reject: "filter",
+    Tproxy: "mangle",
+}
+_SLOTS = 15
+_BANGS = st.booleans()
+# Everything the kernel takes in a name and iptables prints as it is.
+_NAME_CHARACTERS = "abcXYZ0189._-@:$%&*?=~^,#<>()[]{}|\\éß"
+
+
+def drawn(strategy: SearchStrategy[T], count: int) -> list[T]:
+    """Return ``count`` examples (fewer where there are fewer), the same in every run.
+
+    For tests whose set-up is too dear to be repeated for each example.
+    """
+    found: list[T] = []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def collect(example: T) -> None:
+        found.append(example)
+
+    collect()
+    return found
+
+
+families: SearchStrategy[Family] = st.sampled_from(FAMILIES)
+ports = st.integers(1, MAX_PORT)
+marks = st.one_of(st.sampled_from((0, 1, 1337, FULL_MASK)), st.integers(0, MAX_U32))
+masks = st.one_of(st.just(FULL_MASK), marks)
+
+
+@cache
+def networks(family: Family, shortest: int = 0) -> SearchStrategy[Network]:
+    """Address ranges with a prefix of ``shortest`` or longer, host bits cleared."""
+    size = 4 if family == IPV4 else 16
+    bits = size * 8
+
+    def network(packed: bytes, prefix: int) -> Network:
+        kept = int.from_bytes(packed, "big") >> (bits - prefix) << (bits - prefix)
+        return Network(family, kept.to_bytes(size, "big"), prefix)
+
+    prefixes = st.one_of(st.just(bits), st.integers(shortest, bits))
+    return st.builds(network, st.binary(min_size=size, max_size=size), prefixes)
+
+
+def _port_range(one: int, other: int) -> PortRange:
+    return PortRange(min(one, other), max(one, other))
+
+
+def _id_range(one: int, other: int) -> IdRange:
+    return IdRange(min(one, other), max(one, other))
+
+
+_single_ports = st.builds(lambda port: PortRange(port, port), ports)
+port_ranges = st.one_of(_single_ports, st.builds(_port_range, ports, ports))
+ids = st.one_of(st.sampled_from((0, 1337, MAX_ID)), st.integers(0, MAX_ID))
+id_ranges = st.one_of(
+    st.builds(lambda number: IdRange(number, number), ids), st.builds(_id_range, ids, ids)
+)
+
+
+def _is_interface(name: str) -> bool:
+    try:
+        return bool(interface(name)) and name != "+"
+    except ValueError:
+        return False
+
+
+interface_names = st.one_of(
+    st.sampled_from(
+        ("lo", "eth0", "eth+", "0eth", "abcdefghijklmno", "abcdefghijklmn+", "a+b", "c++")
+    ),
+    st.builds(
+        str.__add__,
+        st.text(_NAME_CHARACTERS, min_size=1, max_size=MAX_INTERFACE),
+        st.sampled_from(("", "+")),
+    ).filter(_is_interface),
+)
+
+
+protocols: SearchStrategy[Protocol] = st.sampled_from(("tcp", "udp"))
+_sides: SearchStrategy[Side] = st.sampled_from(("sport", "dport"))
+_modules: SearchStrategy[CtModule] = st.sampled_from(("conntrack", "state"))
+
+
+def _fitting(wished: list[PortRange]) -> tuple[PortRange, ...]:
+    """Return the first of the ranges that fit into the match's slots; a real range takes two."""
+    found: list[PortRange] = []
+    free = _SLOTS
+    for one in wished:
+        free -= 1 if one.low == one.high else 2
+        if free < 0:
+            break
+        found.append(one)
+    return tuple(found)
+
+
+multi_ports = st.builds(
+    MultiPorts,
+    _sides,
+    st.lists(port_ranges, min_size=1, max_size=_SLOTS).map(_fitting),
+    _BANGS,
+)
+ct_states = st.builds(
+    CtState,
+    st.sets(st.sampled_from(tuple(CT_STATES)), min_size=1).map(
+        lambda chosen: tuple(state for state in CT_STATES if state in chosen)
+    ),
+    _modules,
+    _BANGS,
+)
+owners = st.builds(Owner, st.sampled_from(("uid", "gid")), id_ranges, _BANGS)
+
+
+@cache
+def extensions(protocol: Protocol | None) -> SearchStrategy[Match]:
+    """The matches that follow a rule's header; those on ports need a protocol."""
+    free: list[SearchStrategy[Match]] = [
+        owners,
+        ct_states,
+        st.builds(Mark, marks, masks, _BANGS),
+        st.builds(ConnMark, marks, masks, _BANGS),
+        st.just(Socket()),
+    ]
+    if protocol is not None:
+        free.append(st.builds(Ports, st.just(protocol), _sides, port_ranges, _BANGS))
+        free.append(multi_ports)
+    return st.one_of(free)
+
+
+@cache
+def headers(family: Family, protocol: Protocol | None) -> SearchStrategy[tuple[Match, ...]]:
+    """The matches of a rule's header.
+
+    With ``protocol`` None the rule has no protocol, or one that it excludes.
+    """
+    last: SearchStrategy[Match | None] = (
+        st.one_of(st.none(), st.builds(Proto, protocols, st.just(value=True)))
+        if protocol is None
+        else st.just(Proto(protocol))
+    )
+    parts: tuple[SearchStrategy[Match | None], ...] = (
+        st.one_of(st.none(), st.builds(Source, networks(family), _BANGS)),
+        st.one_of(st.none(), st.builds(Destination, networks(family), _BANGS)),
+        st.one_of(st.none(), st.builds(InInterface, interface_names, _BANGS)),
+        st.one_of(st.none(), st.builds(OutInterface, interface_names, _BANGS)),
+        last,
+    )
+    return st.tuples(*parts).map(lambda found: tuple(one for one in found if one is not None))
+
+
+@cache
+def targets(
+    protocol: Protocol | None, chains: tuple[str, ...] = CHAINS, table: str | None = None
+) -> SearchStrategy[Target]:
+    """Every target, or those for one table; those that rewrite ports need a protocol.
+
+    Jumps lead to ``chains``.
+    """
+    plain: tuple[Target, ...] = (
+        Return(),
+        Accept(),
+        Drop(),
+        Reject(),
+        SaveMark(),
+        RestoreMark(),
+    )
+    free: list[SearchStrategy[Target]] = [
+        st.sampled_from([one for one in plain if table is None or table in tables_of(one)]),
+        st.builds(SetMark, marks, masks),
+    ]
+    if chains:
+        free.append(st.builds(Jump, st.sampled_from(chains)))
+    if table in (None, "raw"):
+        free.append(st.builds(CtZone, st.integers(1, 0xFFFF)))
+    if table in (None, "nat") and protocol is not None:
+        free.append(st.builds(Redirect, ports))
+    if table in (None, "mangle") and protocol is not None:
+        free.append(st.builds(Tproxy, ports, marks, masks))
+    return st.one_of(free)
+
+
+def _unmixed(matches: list[Match]) -> bool:
+    """Whether iptables reads these: it mixes up --mark of a match with that of the one before."""
+    kinds = [type(one) for one in matches if isinstance(one, Mark | ConnMark)]
+    return sum(one is not other for one, other in pairwise(kinds)) < 2
+
+
+@cache
+def rules(
+    family: Family, chains: tuple[str, ...] = CHAINS, table: str | None = None
+) -> SearchStrategy[Rule]:
+    """Rules of every match and target, for ``table`` or for any."""
+
+    def of(protocol: Protocol | None) -> SearchStrategy[Rule]:
+        return st.builds(
+            lambda header, more, target: rule(*header, *more, then=target),
+            headers(family, protocol),
+            st.lists(extensions(protocol), max_size=4).filter(_unmixed),
+            targets(protocol, chains, table),
+        )
+
+    return st.one_of(of(None), of("tcp"), of("udp"))
+
+
+def tables_of(target: Target) -> tuple[str, ...]:
+    """Return the tables in which a target may stand."""
+    if isinstance(target, Drop):
+        # iptables refuses to filter in nat.
+        return tuple(table for table in TABLES if table != "nat")
+    only = _ONLY_TABLE.get(type(target))
+    return TABLES if only is None else (only,)
+
+
+@st.composite
+def tables(draw: DrawFn, family: Family, name: str) -> Table:
+    """Tables with rules in some built-in chains and in chains of their own."""
+    own = tuple(sorted(draw(st.sets(st.sampled_from(CHAINS)))))
+    found = {}
+    for chain in (*BUILTIN_CHAINS[name], *own):
+        policy = None if chain in own else "ACCEPT"
+        if policy and name != "nat":
+            policy = draw(st.sampled_from(("ACCEPT", "DROP")))
+        held = draw(st.lists(rules(family, own, name), max_size=3))
+        found[chain] = Chain(chain, policy, tuple(held))
+    return make_table(name, found)
+
+
+@st.composite
+def rulesets(draw: DrawFn, family: Family) -> Ruleset:
+    """Rule sets of any of the tables, in the kernel's order."""
+    names = draw(st.sets(st.sampled_from(TABLES)))
+    return Ruleset(family, tuple(draw(tables(family, name)) for name in TABLES if name in names))
