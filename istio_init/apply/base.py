@@ -105,6 +105,8 @@ class Side:
                     raise
                 self._log.debug(f"not looked at: {error}")
                 continue
+            except TableChangedError as error:
+                raise self._restless() from error
             self._before.setdefault(family, live)
             found.append(live)
         return tuple(found)
@@ -154,18 +156,18 @@ class Side:
             return
         before = self._before
         for _ in range(_TRIES):
-            live = tuple(
-                self._applier.read(family, frozenset(table.name for table in one.tables))
-                for family, one in before.items()
-            )
-            known = ownership.traces((*live, *before.values()))
-            results = tuple(
-                self._applier.restored(
-                    one, before[one.family], self._plan.ruleset(one.family), known
-                )
-                for one in live
-            )
             try:
+                live = tuple(
+                    self._applier.read(family, frozenset(table.name for table in one.tables))
+                    for family, one in before.items()
+                )
+                known = ownership.traces((*live, *before.values()))
+                results = tuple(
+                    self._applier.restored(
+                        one, before[one.family], self._plan.ruleset(one.family), known
+                    )
+                    for one in live
+                )
                 self._commit(live, results)
             except TableChangedError:
                 continue
