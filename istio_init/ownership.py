@@ -10,6 +10,7 @@ from __future__ import annotations
 from istio_init.config import DEFAULT_LOOPBACK, DEFAULT_MARK
 from istio_init.model import (
     BUILTIN_CHAINS,
+    FULL_MASK,
     HEAD,
     IPV6,
     Accept,
@@ -104,6 +105,10 @@ def _marks(table: Table) -> set[int]:
                     found.add(rule.target.value)
                 elif isinstance(rule.target, Tproxy):
                     found.add(rule.target.mark)
+                elif rule.target == Return():
+                    # Without -b nothing sets the mark; it is looked for all the same.
+                    marks = (one for one in rule.matches if isinstance(one, Mark))
+                    found |= {one.value for one in marks if not one.negated}
     return found
 
 
@@ -212,15 +217,19 @@ def _jump(rule: Rule | ForeignRule) -> str:
 def _is_tproxy_shape(chain: str, rule: Rule, marks: frozenset[int]) -> bool:
     """Whether a rule is one of those that layout 1.30 puts into mangle's own chains."""
     match chain, rule.matches, rule.target:
-        case "PREROUTING", (Proto("tcp", False), Mark(value, _, False)), SaveMark():
-            return value in marks
-        case "OUTPUT", (to, Proto("tcp", False), Mark(value, _, False)), Return():
-            return to == _TO_LOCAL and value in marks
-        case "OUTPUT", (Proto("tcp", False), ConnMark(value, _, False)), RestoreMark():
-            return value in marks
-        case "OUTPUT", (Destination(_, True), *rest), SetMark(value, _):
-            shape = len(rest) == 3 and rest[:2] == [_TO_LOCAL, _TCP]
-            return shape and isinstance(rest[2], Owner) and value == OUTBOUND_MARK
+        case "PREROUTING", (Proto("tcp", False), Mark(value, mask, False)), SaveMark():
+            return value in marks and mask == FULL_MASK
+        case "OUTPUT", (to, Proto("tcp", False), Mark(value, mask, False)), Return():
+            return to == _TO_LOCAL and value in marks and mask == FULL_MASK
+        case "OUTPUT", (Proto("tcp", False), ConnMark(value, mask, False)), RestoreMark():
+            return value in marks and mask == FULL_MASK
+        case "OUTPUT", (
+            Destination(_, True),
+            to,
+            Proto("tcp", False),
+            Owner(_, _, False),
+        ), SetMark():
+            return to == _TO_LOCAL and rule.target == SetMark(OUTBOUND_MARK)
         case _:
             return False
 

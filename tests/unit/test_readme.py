@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
-
-import pytest
+from typing import TYPE_CHECKING
 
 from istio_init.cli import main
 from tests.readme import README, with_flag_table
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_flag_table_is_made_from_the_options() -> None:

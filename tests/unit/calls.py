@@ -1,0 +1,92 @@
+"""The program called inside this process, on a host that the tests make up.
+
+Nothing here can reach the kernel: a call that gets as far as a transaction
+fails the test, and no namespace is entered.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from istio_init import host
+from istio_init.cli import commands
+from istio_init.config import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.cli.resolve import Resolved
+    from istio_init.log import Log
+
+ETC = Path(__file__).parent / "etc"
+
+# So that no file of the machine's takes part.
+NO_FILES = {"ISTIO_CLUSTER_CONFIG": "/nonexistent", "ISTIO_SIDECAR_CONFIG": "/nonexistent"}
+NO_FACTS = Facts()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a call left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(
+    *argv: str,
+    env: Mapping[str, str] | None = None,
+    facts: Facts = NO_FACTS,
+    etc: Path = ETC,
+) -> Done:
+    """Run ``istio-init`` with these arguments and nothing else in its environment."""
+    names = host.Names(str(etc))
+
+    def no_kernel(*_: object, **__: object) -> None:
+        raise AssertionError("a unit test reached the kernel")
+
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        enter(mock.patch.dict(os.environ, {**NO_FILES, **(env or {})}, clear=True))
+        enter(mock.patch.object(host, "Names", return_value=names))
+        enter(mock.patch.object(host, "usable_addresses", return_value=facts.addresses))
+        enter(mock.patch.object(host, "resolvers", return_value=facts.nameservers))
+        enter(mock.patch.object(commands, "_enter"))
+        enter(mock.patch.object(commands, "_transact", no_kernel))
+        out, err = enter(redirect_stdout(io.StringIO())), enter(redirect_stderr(io.StringIO()))
+        code = commands.main(argv)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def asked(*argv: str, env: Mapping[str, str] | None = None, etc: Path = ETC) -> Resolved:
+    """Return what a call resolves to; nothing is planned or printed."""
+    found: list[Resolved] = []
+
+    def act(resolved: Resolved, _: Log) -> int:
+        found.append(resolved)
+        return 0
+
+    with mock.patch.object(commands, "_act", act):
+        done = call(*argv, env=env, etc=etc)
+    assert done.code == 0, done.err
+    return found[0]
+
+
+def refused(*argv: str, env: Mapping[str, str] | None = None, etc: Path = ETC) -> str:
+    """Return what a call with bad input says; it plans and prints nothing."""
+
+    def act(resolved: Resolved, _: Log) -> int:
+        raise AssertionError(f"bad input was accepted: {resolved}")
+
+    with mock.patch.object(commands, "_act", act):
+        done = call(*argv, env=env, etc=etc)
+    assert done.code == 2, done.err
+    assert not done.out
+    return done.err

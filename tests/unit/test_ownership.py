@@ -1,0 +1,619 @@
+"""What is ours in a live rule set, and what becomes of it and of everybody else's."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from istio_init.config import LAYOUT_1_0, LAYOUT_1_30, TPROXY, Config, Facts
+from istio_init.model import (
+    BUILTIN_CHAINS,
+    FAMILIES,
+    IPV4,
+    IPV6,
+    TABLES,
+    Chain,
+    ConnMark,
+    ForeignRule,
+    InInterface,
+    Jump,
+    Mark,
+    Plan,
+    Proto,
+    Return,
+    Rule,
+    Ruleset,
+    SaveMark,
+    make_table,
+    rule,
+)
+from istio_init.ownership import Traces, has_ours, traces, wanted
+from istio_init.parse.save import parse_table
+from istio_init.planner import plan
+from istio_init.planner.shared import OWN_CHAINS
+from istio_init.render.rules import table_lines
+from istio_init.values import address
+from tests.unit.flags import networks, ports
+from tests.unit.settings import tried
+from tests.unit.test_planner import configs
+
+if TYPE_CHECKING:
+    from istio_init.model import Family
+
+    AnyRule = Rule | ForeignRule
+
+OLD = Config(LAYOUT_1_0, inbound_port=15001, ipv6=True)
+NEW = Config(LAYOUT_1_30, ipv6=False)
+FACTS = Facts((), (address("10.96.0.10"), address("fd00::a")))
+
+F1 = "-m comment --comment one -j ACCEPT"
+F2 = "-p tcp -m tcp --dport 22 -j ACCEPT"
+F3 = "-j LOG --log-prefix three"
+J = "-j ISTIO_OUTPUT"
+
+
+def state(table: str, family: Family, *lines: str) -> Ruleset:
+    """Return the rule set of one table from ``CHAIN rule`` lines; ``CHAIN`` alone is empty."""
+    text = [f"-P {name} ACCEPT" for name in BUILTIN_CHAINS[table]]
+    names = dict.fromkeys(line.partition(" ")[0] for line in lines)
+    text += [f"-N {name}" for name in names if name not in BUILTIN_CHAINS[table]]
+    text += [f"-A {line}" for line in lines if " " in line]
+    return Ruleset(family, (parse_table(text, table, family),))
+
+
+def nat(*lines: str) -> Ruleset:
+    return state("nat", IPV4, *lines)
+
+
+def rules(ruleset: Ruleset, chain: str) -> list[str]:
+    """Return the rules of a chain of the only table."""
+    prefix = f"-A {chain} "
+    lines = table_lines(ruleset.tables[0], ruleset.family)
+    return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+
+
+def applied(live: Ruleset, config: Config) -> Ruleset:
+    found = wanted(live, plan(config, FACTS).ruleset(live.family), traces((live,)), clean=False)
+    again = wanted(found, plan(config, FACTS).ruleset(live.family), traces((found,)), clean=False)
+    assert again == found
+    return found
+
+
+def cleaned(live: Ruleset, config: Config | None = None) -> Ruleset:
+    """Return what cleaning leaves, without flags or with those of ``config``."""
+    hints = (config or Config(LAYOUT_1_30)).replace(
+        layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True
+    )
+    found = wanted(live, plan(hints, Facts()).ruleset(live.family), traces((live,)), clean=True)
+    assert wanted(found, plan(hints, Facts()).ruleset(live.family), Traces(), clean=True) == found
+    return found
+
+
+SPARED = NEW.replace(exclude_interfaces=("eth9",))
+PAIR = "-o eth9 -j RETURN"
+
+
+@pytest.mark.parametrize(
+    ("before", "config", "after"),
+    [
+        # Nothing of ours: it goes to the end.
+        ((), NEW, (J,)),
+        ((F1, F2), NEW, (F1, F2, J)),
+        # Ours in order: nothing moves, whatever stands before, between or after.
+        ((J,), NEW, (J,)),
+        ((F1, J, F2), NEW, (F1, J, F2)),
+        ((F1, PAIR, F2, J, F3), SPARED, (F1, PAIR, F2, J, F3)),
+        # Half of ours: what was missing comes where the last of ours stood.
+        ((F1, J, F2), SPARED, (F1, PAIR, J, F2)),
+        ((PAIR, F1), SPARED, (PAIR, J, F1)),
+        # More than ours: what is too much goes.
+        ((J, F1, J, F2), NEW, (F1, J, F2)),
+        ((J, J, J), NEW, (J,)),
+        # In another order.
+        ((F1, J, F2, PAIR, F3), SPARED, (F1, F2, PAIR, J, F3)),
+        # Of the other layout, or anybody's way into our chains.
+        ((F1, "-p tcp -j ISTIO_OUTPUT", F2), NEW, (F1, J, F2)),
+        ((F1, J, F2), OLD, (F1, "-p tcp -j ISTIO_OUTPUT", F2)),
+        ((F1, "-p udp -j ISTIO_OUTPUT", F2, J), NEW, (F1, F2, J)),
+        (("-m ttl --ttl-eq 1 -j ISTIO_OUTPUT", F1), NEW, (J, F1)),
+        (("-g ISTIO_OUTPUT", F1), NEW, (J, F1)),
+        ((J, F1, "-j ISTIO_REDIRECT"), NEW, (J, F1)),
+    ],
+)
+def test_shared_chain_becomes_as_planned_around_everybody_elses(
+    before: tuple[str, ...], config: Config, after: tuple[str, ...]
+) -> None:
+    live = nat("ISTIO_OUTPUT", "ISTIO_REDIRECT", *(f"OUTPUT {one}" for one in before))
+
+    found = applied(live, config)
+
+    assert rules(found, "OUTPUT") == list(after)
+    planned = plan(config, FACTS).ruleset(IPV4).table("nat")
+    assert planned is not None
+    for chain in planned.chains:
+        if chain.policy is None:
+            assert found.tables[0].chain(chain.name) == chain
+    assert rules(cleaned(found), "OUTPUT") == [one for one in before if one in (F1, F2, F3)]
+
+
+def test_heads_go_above_everybody_elses_and_tails_below() -> None:
+    config = NEW.replace(virtual_interfaces=("eth1",), outbound_all=True, inbound_all=True)
+    heads = ["-i eth1 -j ISTIO_REDIRECT", "-i eth1 -j RETURN"]
+    tail = "-p tcp -j ISTIO_INBOUND"
+
+    found = applied(nat(f"PREROUTING {F1}", f"PREROUTING {F2}"), config)
+
+    assert rules(found, "PREROUTING") == [*heads, F1, F2, tail]
+    # Nothing moves when others come in between.
+    between = nat(
+        *("ISTIO_INBOUND", "ISTIO_REDIRECT"),
+        *(f"PREROUTING {one}" for one in (F3, heads[0], F1, heads[1], F2, tail, F3)),
+    )
+    assert rules(applied(between, config), "PREROUTING") == rules(between, "PREROUTING")
+    assert rules(cleaned(between), "PREROUTING") == [F3, F1, F2, F3]
+    # Without -k the tail stays where it was.
+    plain = config.replace(virtual_interfaces=())
+    assert rules(applied(between, plain), "PREROUTING") == [F3, F1, F2, tail, F3]
+
+
+def test_chains_of_ours_are_exactly_the_plans() -> None:
+    live = nat(
+        "OUTPUT -j ISTIO_OUTPUT",
+        f"ISTIO_OUTPUT {F1}",
+        "ISTIO_OUTPUT -j RETURN",
+        "ISTIO_OUTPUT_DNS -j RETURN",
+        "ISTIO_DIVERT",
+        "OTHER -j RETURN",
+    )
+    found = applied(live, NEW)
+    planned = plan(NEW, FACTS).ruleset(IPV4).table("nat")
+
+    assert planned is not None
+    assert [chain for chain in found.tables[0].chains if chain.name.startswith("ISTIO_")] == [
+        chain for chain in planned.chains if chain.policy is None
+    ]
+    assert rules(found, "OTHER") == ["-j RETURN"]
+    assert has_ours(live)
+    assert not has_ours(cleaned(live))
+    assert rules(cleaned(live), "OTHER") == ["-j RETURN"]
+
+
+def test_chains_with_similar_names_are_not_ours() -> None:
+    live = nat("OUTPUT -j ISTIO_OUTPUT_MINE", "ISTIO_OUTPUT_MINE -j RETURN", "ISTIO -j RETURN")
+
+    assert cleaned(live) == live
+    assert rules(applied(live, NEW), "OUTPUT") == ["-j ISTIO_OUTPUT_MINE", J]
+
+
+def test_foreign_chain_loses_its_way_into_chains_that_go_and_keeps_all_else() -> None:
+    live = nat(
+        "OUTPUT -j MINE",
+        "ISTIO_OUTPUT",
+        "ISTIO_OUTPUT_DNS",
+        f"MINE {F1}",
+        "MINE -j ISTIO_OUTPUT",
+        "MINE -m ttl --ttl-eq 1 -j ISTIO_OUTPUT_DNS",
+        f"MINE {F2}",
+    )
+
+    # This plan has the one chain and not the other.
+    assert rules(applied(live, NEW), "MINE") == [F1, J, F2]
+    assert rules(applied(live, NEW), "OUTPUT") == ["-j MINE", J]
+    assert rules(cleaned(live), "MINE") == [F1, F2]
+    assert rules(cleaned(live), "OUTPUT") == ["-j MINE"]
+
+
+def test_tables_that_are_not_planned_keep_nothing_of_ours() -> None:
+    raw = state(
+        "raw",
+        IPV4,
+        *("OUTPUT -j ISTIO_OUTPUT_DNS", f"OUTPUT {F1}", "ISTIO_OUTPUT_DNS -j RETURN"),
+    )
+
+    assert rules(applied(raw, NEW), "OUTPUT") == [F1]
+    assert not has_ours(applied(raw, NEW))
+
+
+def test_tables_that_are_not_live_stay_absent() -> None:
+    assert applied(Ruleset(IPV4, ()), NEW) == Ruleset(IPV4, ())
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        # -c spares an interface in both directions: the pair is ours beside our chains.
+        (("PREROUTING -i eth9 -j RETURN", "OUTPUT -o eth9 -j RETURN"), False),
+        (("PREROUTING -i eth+ -j RETURN", "OUTPUT -o eth+ -j RETURN"), False),
+        (("PREROUTING -i eth1 -j ISTIO_REDIRECT", "PREROUTING -i eth1 -j RETURN"), False),
+        (
+            ("PREROUTING -d 10.0.0.0/8 -i eth1 -j ISTIO_REDIRECT", "PREROUTING -i eth1 -j RETURN"),
+            False,
+        ),
+        # One of the two alone may be anybody's.
+        (("PREROUTING -i eth9 -j RETURN",), True),
+        (("OUTPUT -o eth9 -j RETURN",), True),
+        (("PREROUTING -i eth9 -j RETURN", "OUTPUT -o eth8 -j RETURN"), True),
+        (("PREROUTING ! -i eth9 -j RETURN", "OUTPUT ! -o eth9 -j RETURN"), True),
+        (("PREROUTING -i eth9 -p tcp -j RETURN", "OUTPUT -o eth9 -p tcp -j RETURN"), True),
+        (("PREROUTING -i eth9 -j ACCEPT", "OUTPUT -o eth9 -j ACCEPT"), True),
+        (("INPUT -i eth9 -j RETURN", "POSTROUTING -o eth9 -j RETURN"), True),
+    ],
+)
+def test_interfaces_left_alone_by_an_earlier_call(lines: tuple[str, ...], *, kept: bool) -> None:
+    installed = ("OUTPUT -j ISTIO_OUTPUT", "ISTIO_OUTPUT -j RETURN", "ISTIO_REDIRECT")
+    live = nat(*installed, *lines)
+
+    for found in (applied(live, NEW), cleaned(live)):
+        left = [
+            f"{chain} {one}"
+            for chain in BUILTIN_CHAINS["nat"]
+            for one in rules(found, chain)
+            if one != J
+        ]
+        assert sorted(left) == (sorted(lines) if kept else [])
+
+
+def test_pair_without_any_chain_of_ours_is_somebody_elses() -> None:
+    live = nat("PREROUTING -i eth9 -j RETURN", "OUTPUT -o eth9 -j RETURN")
+
+    assert cleaned(live) == live
+    found = wanted(live, plan(NEW, FACTS).ruleset(IPV4), traces((live,)), clean=False)
+    assert rules(found, "PREROUTING") == ["-i eth9 -j RETURN"]
+    # With the flag that made it, it is known.
+    assert rules(cleaned(live, SPARED), "PREROUTING") == []
+    assert rules(cleaned(live, SPARED), "OUTPUT") == []
+
+
+def test_traces_of_one_family_tell_about_the_other() -> None:
+    """-k redirects only where -i names a destination of the family."""
+    v4 = nat(
+        *("PREROUTING -i eth1 -j ISTIO_REDIRECT", "PREROUTING -i eth1 -j RETURN"),
+        *("ISTIO_REDIRECT", "ISTIO_OUTPUT"),
+    )
+    v6 = state(
+        "nat", IPV6, "PREROUTING -i eth1 -j RETURN", "OUTPUT -j ISTIO_OUTPUT", "ISTIO_OUTPUT"
+    )
+
+    alone, known = traces((v6,)), traces((v4, v6))
+
+    assert (alone.interfaces, known.interfaces) == (frozenset(), frozenset({"eth1"}))
+    assert rules(wanted(v6, Ruleset(IPV6, ()), alone, clean=True), "PREROUTING") == [
+        "-i eth1 -j RETURN"
+    ]
+    assert rules(wanted(v6, Ruleset(IPV6, ()), known, clean=True), "PREROUTING") == []
+
+
+COPIED = "--nfmask 0xffffffff --ctmask 0xffffffff"
+
+
+def shapes(mark: str) -> tuple[str, ...]:
+    """Return what layout 1.30 puts into mangle's own chains in TPROXY mode."""
+    return (
+        f"PREROUTING -p tcp -m mark --mark {mark} -j CONNMARK --save-mark {COPIED}",
+        f"OUTPUT -o lo -p tcp -m mark --mark {mark} -j RETURN",
+        (
+            "OUTPUT ! -d 127.0.0.1/32 -o lo -p tcp -m owner --uid-owner 7 "
+            "-j MARK --set-xmark 0x53a/0xffffffff"
+        ),
+        (
+            "OUTPUT ! -d 127.0.0.0/8 -o lo -p tcp -m owner --gid-owner 7 "
+            "-j MARK --set-xmark 0x53a/0xffffffff"
+        ),
+        f"OUTPUT -p tcp -m connmark --mark {mark} -j CONNMARK --restore-mark {COPIED}",
+    )
+
+
+def left_in(ruleset: Ruleset) -> list[str]:
+    table = ruleset.tables[0]
+    return [
+        line[3:]
+        for line in table_lines(table, ruleset.family)
+        if line.startswith("-A ") and not line.startswith("-A ISTIO_")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mark", "others"),
+    [
+        ("0x539", ()),
+        ("0x2a", ("ISTIO_DIVERT -j MARK --set-xmark 0x2a/0xffffffff",)),
+        (
+            "0x2a",
+            (
+                (
+                    "ISTIO_TPROXY -p tcp -j TPROXY --on-port 1 --on-ip 0.0.0.0 "
+                    "--tproxy-mark 0x2a/0xffffffff"
+                ),
+            ),
+        ),
+        ("0x2a", ("ISTIO_INBOUND -p tcp -m mark --mark 0x2a -j RETURN",)),
+    ],
+)
+def test_tproxy_shapes_by_the_default_mark_or_that_of_our_chains(
+    mark: str, others: tuple[str, ...]
+) -> None:
+    foreign = f"OUTPUT {F2}"
+    live = state("mangle", IPV4, *shapes(mark), foreign, *others)
+
+    assert left_in(cleaned(live)) == [foreign]
+    assert left_in(applied(live, NEW)) == [foreign]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(one for one in shapes("0x2a") if "0x53a" not in one),
+        *(one.replace("0x53a", "0x53b") for one in shapes("0x2a") if "0x53a" in one),
+        f"PREROUTING -p udp -m mark --mark 0x539 -j CONNMARK --save-mark {COPIED}",
+        f"PREROUTING ! -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark {COPIED}",
+        f"PREROUTING -p tcp -m mark ! --mark 0x539 -j CONNMARK --save-mark {COPIED}",
+        f"PREROUTING -p tcp -m mark --mark 0x539/0xfff -j CONNMARK --save-mark {COPIED}",
+        f"PREROUTING -i eth0 -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark {COPIED}",
+        f"OUTPUT -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark {COPIED}",
+        f"PREROUTING -p tcp -m connmark --mark 0x539 -j CONNMARK --restore-mark {COPIED}",
+        f"OUTPUT -p tcp -m connmark --mark 0x539/0xfff -j CONNMARK --restore-mark {COPIED}",
+        "OUTPUT -o eth0 -p tcp -m mark --mark 0x539 -j RETURN",
+        "OUTPUT -o lo -p tcp -m mark --mark 0x539/0xfff -j RETURN",
+        "OUTPUT -o lo -p tcp -m mark --mark 0x539 -j ACCEPT",
+        (
+            "OUTPUT -d 127.0.0.1/32 -o lo -p tcp -m owner --uid-owner 7 "
+            "-j MARK --set-xmark 0x53a/0xffffffff"
+        ),
+        (
+            "OUTPUT ! -d 127.0.0.1/32 -o eth0 -p tcp -m owner --uid-owner 7 "
+            "-j MARK --set-xmark 0x53a/0xffffffff"
+        ),
+        (
+            "OUTPUT ! -d 127.0.0.1/32 -o lo -p tcp -m mark --mark 0x7 "
+            "-j MARK --set-xmark 0x53a/0xffffffff"
+        ),
+        "OUTPUT ! -d 127.0.0.1/32 -o lo -p tcp -j MARK --set-xmark 0x53a/0xffffffff",
+    ],
+)
+def test_what_looks_like_a_tproxy_shape_and_is_none_stays(line: str) -> None:
+    live = state(
+        "mangle", IPV4, line, "ISTIO_INBOUND -j RETURN", "OTHER -j MARK --set-xmark 0x2a/0xff"
+    )
+
+    assert left_in(cleaned(live))[0] == line
+    assert left_in(applied(live, NEW))[0] == line
+
+
+def test_tproxy_shapes_count_in_mangle_alone() -> None:
+    live = nat("OUTPUT -o lo -p tcp -m mark --mark 0x539 -j RETURN", "ISTIO_OUTPUT -j RETURN")
+
+    assert left_in(cleaned(live)) == ["OUTPUT -o lo -p tcp -m mark --mark 0x539 -j RETURN"]
+
+
+ESTABLISHED = "INPUT -m state --state ESTABLISHED -j ACCEPT"
+REJECT = "INPUT -j REJECT --reject-with icmp6-port-unreachable"
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        ((ESTABLISHED, REJECT), ()),
+        ((f"INPUT {F2}", ESTABLISHED, REJECT, f"INPUT {F1}"), (f"INPUT {F2}", f"INPUT {F1}")),
+        ((ESTABLISHED, REJECT, ESTABLISHED, REJECT), ()),
+        ((ESTABLISHED,), (ESTABLISHED,)),
+        ((REJECT,), (REJECT,)),
+        ((REJECT, ESTABLISHED), (REJECT, ESTABLISHED)),
+        ((ESTABLISHED, f"INPUT {F2}", REJECT), (ESTABLISHED, f"INPUT {F2}", REJECT)),
+        (
+            ("OUTPUT -m state --state ESTABLISHED -j ACCEPT", REJECT.replace("INPUT", "OUTPUT")),
+            ("OUTPUT -m state --state ESTABLISHED -j ACCEPT", REJECT.replace("INPUT", "OUTPUT")),
+        ),
+    ],
+)
+def test_shut_ipv6_is_the_two_rules_one_after_the_other(
+    lines: tuple[str, ...], left: tuple[str, ...]
+) -> None:
+    live = state("filter", IPV6, *lines)
+
+    assert left_in(cleaned(live)) == list(left)
+    assert left_in(applied(live, OLD)) == list(left)
+    shut = applied(live, OLD.replace(ipv6=False))
+    if lines[:2] != (ESTABLISHED, REJECT):
+        assert left_in(shut) == [ESTABLISHED, REJECT, *left] or lines[1:3] == (ESTABLISHED, REJECT)
+    assert left_in(cleaned(shut)) == list(left)
+
+
+def test_the_same_two_rules_of_ipv4_are_somebody_elses() -> None:
+    live = state(
+        "filter",
+        IPV4,
+        *(ESTABLISHED, REJECT.replace("icmp6", "icmp")),
+    )
+
+    assert cleaned(live) == live
+    assert applied(live, OLD.replace(ipv6=False)) == live
+
+
+def test_half_of_the_two_beside_layout_1_0_is_what_was_left_of_them() -> None:
+    shut = OLD.replace(ipv6=False)
+    v4 = nat("OUTPUT -p tcp -j ISTIO_OUTPUT", "ISTIO_OUTPUT -j RETURN")
+    for half in (ESTABLISHED, REJECT):
+        v6 = state("filter", IPV6, half)
+        known = traces((v4, v6))
+        assert known.layout_1_0
+        again = wanted(v6, plan(shut, FACTS).ruleset(IPV6), known, clean=False)
+        assert left_in(again) == [ESTABLISHED, REJECT]
+        assert left_in(wanted(v6, Ruleset(IPV6, ()), known, clean=True)) == []
+
+
+def test_traces_of_nothing() -> None:
+    assert traces(()) == Traces(frozenset({1337}), frozenset())
+    assert not has_ours(Ruleset(IPV4, ()))
+
+
+# A match that no rule of ours has: what carries it is somebody else's.
+NOT_OURS = ConnMark(7, 7, negated=True)
+OTHERS = ("OTHER", "ISTIO_LIKE")
+SOMEBODY_ELSES: tuple[AnyRule, ...] = (
+    *(ForeignRule(f"-m comment --comment {number} -j ACCEPT") for number in range(3)),
+    ForeignRule("-m comment --comment into -g OTHER", "OTHER"),
+    rule(NOT_OURS, then=Jump("ISTIO_LIKE")),
+    rule(NOT_OURS, then=Return()),
+    rule(InInterface("eth0"), NOT_OURS, then=Return()),
+    rule(Proto("tcp"), Mark(1337), NOT_OURS, then=SaveMark()),
+)
+
+
+PLACES = tuple(
+    (family, table, chain)
+    for family in FAMILIES
+    for table in TABLES
+    for chain in (*BUILTIN_CHAINS[table], *OTHERS)
+)
+
+
+def foreign(placed: list[tuple[tuple[Family, str, str], AnyRule]]) -> tuple[Ruleset, ...]:
+    """Return both families with rules of other people's in every table's chains."""
+
+    def chain(family: Family, table: str, name: str) -> Chain:
+        held = tuple(one for place, one in placed if place == (family, table, name))
+        return Chain(name, None if name in OTHERS else "ACCEPT", held)
+
+    return tuple(
+        Ruleset(
+            family,
+            tuple(
+                make_table(
+                    table,
+                    {
+                        name: chain(family, table, name)
+                        for name in (*BUILTIN_CHAINS[table], *OTHERS)
+                    },
+                )
+                for table in TABLES
+            ),
+        )
+        for family in FAMILIES
+    )
+
+
+FOREIGN = st.lists(
+    st.tuples(st.sampled_from(PLACES), st.sampled_from(SOMEBODY_ELSES)), max_size=20
+).map(foreign)
+ANY_CONFIG = st.sampled_from((LAYOUT_1_0, LAYOUT_1_30)).flatmap(configs)
+
+
+def converge(
+    live: tuple[Ruleset, ...], planned: Plan, *, clean: bool = False
+) -> tuple[Ruleset, ...]:
+    known = traces(live)
+    return tuple(wanted(one, planned.ruleset(one.family), known, clean=clean) for one in live)
+
+
+def is_ours(one: AnyRule) -> bool:
+    return isinstance(one, Rule) and NOT_OURS not in one.matches
+
+
+def check(live: tuple[Ruleset, ...], before: tuple[Ruleset, ...], planned: Plan) -> None:
+    """Assert that ours are exactly the plan's and that everybody else's stayed in order."""
+    for one, other in zip(live, before, strict=True):
+        assert one.family == other.family
+        for table, was in zip(one.tables, other.tables, strict=True):
+            plan_table = planned.ruleset(one.family).table(table.name)
+            for chain in table.chains:
+                of_plan = plan_table.chain(chain.name) if plan_table else None
+                ours = tuple(one for one in chain.rules if is_ours(one))
+                assert ours == (of_plan.rules if of_plan else ())
+                then = was.chain(chain.name)
+                assert [one for one in chain.rules if not is_ours(one)] == [
+                    one for one in (then.rules if then else ()) if not is_ours(one)
+                ]
+            own = {chain.name for chain in table.chains} & OWN_CHAINS
+            assert own == (
+                {chain.name for chain in plan_table.chains} & OWN_CHAINS if plan_table else set()
+            )
+
+
+@given(FOREIGN, ANY_CONFIG, ANY_CONFIG)
+@tried
+def test_one_run_ends_with_the_plan_whatever_was_there(
+    start: tuple[Ruleset, ...], first: Config, second: Config
+) -> None:
+    one, other = plan(first, FACTS), plan(second, FACTS)
+
+    after_first = converge(start, one)
+    check(after_first, start, one)
+    assert converge(after_first, one) == after_first
+
+    after_second = converge(after_first, other)
+    # -k without -i, or with ranges of no family, leaves no trace of what it put there.
+    if first.virtual_interfaces == () or first.outbound_all:
+        check(after_second, start, other)
+        assert converge(after_second, other) == after_second
+
+
+@given(FOREIGN, ANY_CONFIG)
+@tried
+def test_cleaning_leaves_what_was_there_before(start: tuple[Ruleset, ...], config: Config) -> None:
+    there = converge(start, plan(config, FACTS))
+    flags = config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
+    no_flags = Config(LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
+
+    assert converge(there, plan(flags, Facts()), clean=True) == start
+    if config.virtual_interfaces == () or config.outbound_all:
+        assert converge(there, plan(no_flags, Facts()), clean=True) == start
+    assert converge(start, plan(no_flags, Facts()), clean=True) == start
+
+
+@st.composite
+def damaged(draw: st.DrawFn, there: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
+    """Rule sets of which some rules of ours are gone, doubled, or elsewhere in their chain."""
+    result = []
+    for ruleset in there:
+        tables = []
+        for table in ruleset.tables:
+            chains = {}
+            for chain in table.chains:
+                held = list(chain.rules)
+                for one in [one for one in held if is_ours(one)]:
+                    fate = draw(st.sampled_from(("stays", "stays", "goes", "doubled", "moved")))
+                    if fate in ("goes", "moved"):
+                        held.remove(one)
+                    if fate in ("doubled", "moved"):
+                        held.insert(draw(st.integers(0, len(held))), one)
+                chains[chain.name] = chain.replace(rules=tuple(held))
+            tables.append(make_table(table.name, chains))
+        result.append(ruleset.replace(tables=tuple(tables)))
+    return tuple(result)
+
+
+# Half of what shuts IPv6 may be anybody's.
+MENDABLE = st.one_of(
+    configs(LAYOUT_1_30), configs(LAYOUT_1_0).map(lambda config: config.replace(ipv6=True))
+)
+
+
+@given(FOREIGN, MENDABLE, st.data())
+@tried
+def test_damage_is_mended(start: tuple[Ruleset, ...], config: Config, data: st.DataObject) -> None:
+    planned = plan(config, FACTS)
+    broken = data.draw(damaged(converge(start, planned)))
+
+    mended = converge(broken, planned)
+
+    check(mended, start, planned)
+    assert converge(mended, planned) == mended
+
+
+def test_foreign_rules_keep_their_place_relative_to_ours() -> None:
+    """Where a rule of ours stood is where it stands again."""
+    live = nat("ISTIO_OUTPUT", *(f"OUTPUT {one}" for one in (F1, J, F2)))
+
+    found = applied(
+        live, NEW.replace(outbound_cidrs=networks("10.0.0.0/8"), inbound_ports=ports(80))
+    )
+
+    assert rules(found, "OUTPUT") == [F1, J, F2]
+    for one, other in pairwise([F1, J, F2]):
+        assert rules(found, "OUTPUT").index(one) < rules(found, "OUTPUT").index(other)
+    assert isinstance(found.tables[0].chains[2].rules[1], Rule)
+    assert found.tables[0].chains[2].rules[1] == Rule((), Jump("ISTIO_OUTPUT"))
