@@ -18,7 +18,10 @@ from istio_init.compact import canonical, canonical_table
 from istio_init.errors import ApplyError, UnsupportedError
 from istio_init.model import (
     BUILTIN_CHAINS,
+    IPV4,
+    IPV6,
     TABLES,
+    Chain,
     ForeignRule,
     Ruleset,
     make_table,
@@ -108,12 +111,13 @@ class Nftables:
         raise TableChangedError
 
     def _listed(self, name: str) -> Both:
-        from istio_init.parse.nft import parse_table
-
         listing = ("list", "table", "inet", NATIVE_TABLES[name])
-        both = parse_table(_run("-j", *listing, where=_place(name)), name)
-        if not all(_is_canonical(table) for table in both.values()):
-            self._listings.append((name, both, _run(*listing, where=_place(name))))
+        where = f"backend nftables, {NATIVE_TABLES[name]}"
+        both = _parsed(name, _run("-j", *listing, where=where))
+        if both is None or not all(_is_canonical(table) for table in both.values()):
+            text = _run(*listing, where=where)
+            both = both or _with_flags(name, text)
+            self._listings.append((name, both, text))
         return both
 
     def wanted(self, live: Ruleset, planned: Ruleset, _known: Traces, *, clean: bool) -> Ruleset:
@@ -163,8 +167,34 @@ def _is_canonical(table: Table) -> bool:
     ) and (canonical_table(table) == table)
 
 
-def _place(name: str) -> str:
-    return f"backend nftables, {NATIVE_TABLES[name]}"
+def _parsed(name: str, text: str) -> Both | None:
+    """Return the tables of a listing in JSON, or None for one that is not whole."""
+    from istio_init.errors import ParseError
+    from istio_init.parse.nft import parse_table
+
+    try:
+        return parse_table(text, name)
+    except ParseError:
+        return None
+
+
+def _with_flags(name: str, text: str) -> Both:
+    """Return the table whose listing in JSON nft 1.0 breaks off at its flags.
+
+    Raises:
+        ApplyError: it has none.
+    """
+    from istio_init.parse.nft import FLAGS
+
+    if "\n\tflags " not in text:
+        raise ApplyError(
+            "nft does not list the rules as it should",
+            where=f"backend nftables, {NATIVE_TABLES[name]}",
+            why="what it prints with -j is not the JSON of libnftables",
+            remedy=_INSTEAD,
+        )
+    table = make_table(name, {FLAGS: Chain(FLAGS, None)})
+    return {IPV4: table, IPV6: table}
 
 
 def _nft(*arguments: str, text: str = "", where: str) -> Finished:
