@@ -32,6 +32,10 @@ SO_ORIGINAL_DST = 80
 IPV6_TRANSPARENT = 75
 
 
+# Nothing waits that long, but what would otherwise wait for ever.
+SECONDS = 20
+
+
 class Wire:
     """A pod and a host next to it."""
 
@@ -62,9 +66,18 @@ class Wire:
 
     def start(self, side: Namespace, action: Action, *, uid: int = 0) -> Process[list[str]]:
         """Start a process that is ready when this returns."""
-        process = self._stack.enter_context(Process(side, action, uid=uid))
+        process = self._stack.enter_context(Process(side, _in_time(action), uid=uid))
         process.wait_until_ready()
         return process
+
+
+def _in_time(action: Action) -> Action:
+    def limited(ready: Callable[[], None]) -> list[str]:
+        # In a process of its own.
+        socket.setdefaulttimeout(SECONDS)
+        return action(ready)
+
+    return limited
 
 
 def _bound(
@@ -118,14 +131,18 @@ def talk(side: Namespace, address: str, port: int, *, uid: int = 0) -> str:
     """Connect and say something; return the address that the connection came from."""
 
     def action() -> str:
-        with socket.create_connection((address, port)) as client:
-            for word in (b"one__", b"two__", b"three"):
-                client.sendall(word)
-                assert client.recv(5) == word
-            assert client.recv(1) == b""
+        with socket.create_connection((address, port), SECONDS) as client:
+            _say(client)
             return str(client.getsockname()[0])
 
     return inside(side, action, uid=uid)
+
+
+def _say(client: socket.socket) -> None:
+    for word in (b"one__", b"two__", b"three"):
+        client.sendall(word)
+        assert client.recv(5) == word
+    assert client.recv(1) == b""
 
 
 FAMILIES = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
@@ -250,12 +267,43 @@ def test_tproxy_keeps_both_addresses(mode: str, family: str) -> None:
         assert proxy.result() == [f"{POD[family]} 8080", client]
 
 
+@FAMILIES
+def test_answers_to_the_client_s_address_come_back_to_the_proxy(family: str) -> None:
+    with Wire() as wire:
+        init(wire.pod, *MODES["1.30"], *NFTABLES)
+        application = wire.start(wire.pod, listen(8080), uid=APP)
+        inside(wire.pod, lambda: _deliver(family))
+
+        assert application.result() == [f"{POD[family]} 8080", HOST[family]]
+
+
+def _deliver(family: str) -> None:
+    """Call the application as a proxy does that keeps the client's address."""
+    kind = socket.AF_INET if family == "ipv4" else socket.AF_INET6
+    with socket.socket(kind) as client:
+        if family == "ipv4":
+            client.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+        else:
+            client.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 1337)
+        client.settimeout(SECONDS)
+        client.bind((HOST[family], 0))
+        client.connect((POD[family], 8080))
+        _say(client)
+
+
 def counted(pod: Namespace, needle: str) -> int:
     """Return how many packets the lines with this in them have seen."""
     lines = pod.run("nft", "list", "ruleset").stdout.splitlines()
     counts = [re.search(r"packets (\d+)", line) for line in lines if needle in line]
     assert counts
     return sum(int(count[1]) for count in counts if count)
+
+
+def wait_for_more(pod: Namespace, needle: str, before: int) -> None:
+    """Return when these lines have seen a further packet."""
+    looks = (counted(pod, needle) for _ in range(500))
+    assert any(count > before for count in looks), needle
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -265,8 +313,7 @@ def test_nothing_gets_past_a_proxy_that_does_not_listen(mode: str) -> None:
         application = wire.start(wire.pod, _accept_nothing(8080))
         before = counted(wire.pod, " drop")
         inside(wire.host, lambda: _knock(POD["ipv4"], 8080))
-        while counted(wire.pod, " drop") == before:
-            pass
+        wait_for_more(wire.pod, " drop", before)
         inside(wire.pod, lambda: _knock("127.0.0.1", 8080))
 
         assert application.result() == ["127.0.0.1"]
@@ -300,8 +347,7 @@ def test_a_socket_in_time_wait_is_a_socket() -> None:
         assert f":{port} " in wire.pod.run("ss", "-Htan", "state", "time-wait").stdout
         matched, dropped = counted(wire.pod, "socket transparent"), counted(wire.pod, " drop")
         inside(wire.host, lambda: _send_late(SERVICE["ipv4"], 80, POD["ipv4"], port))
-        while counted(wire.pod, "socket transparent") == matched:
-            pass
+        wait_for_more(wire.pod, "socket transparent", matched)
 
         assert counted(wire.pod, " drop") == dropped
 
