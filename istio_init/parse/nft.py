@@ -76,9 +76,6 @@ _ADDRESS_WORDS: dict[str, Family] = {"ip": IPV4, "ip6": IPV6}
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp"}
 _SIDES: dict[str, Side] = {"sport": "sport", "dport": "dport"}
 _ENDS: dict[str, Address] = {"saddr": "saddr", "daddr": "daddr"}
-# Stands for what a table has been given beside chains: that it is asleep, mostly.
-FLAGS = "flags"
-
 _META_MARK = {"meta": {"key": "mark"}}
 _CT_MARK = {"ct": {"key": "mark"}}
 _CT_STATE = {"ct": {"key": "state"}}
@@ -106,7 +103,7 @@ class _Listing:
                 ((kind, found),) = one.items()
                 self._add(kind, found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ParseError(f"not a table as nft -j lists it: {text[:80]!r}") from error
+            raise ParseError(f"not what nft -j lists of a table: {text[:80]!r}") from error
 
     @property
     def uses_socket(self) -> bool:
@@ -200,7 +197,7 @@ def _strange(listing: _Listing) -> Iterator[str]:
     """Yield the names of what this program never leaves in a table."""
     yield from listing.others
     if listing.has_flags:
-        yield FLAGS
+        yield "flags"
     if not listing.chains:
         yield "nothing"
     mentioned = json.dumps(list(listing.lines.values()))

@@ -15,7 +15,7 @@ from istio_init.apply import nfnetlink, programs
 from istio_init.apply.nftables import Nftables
 from istio_init.compact import canonical, canonical_table
 from istio_init.diff import changes
-from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
 from istio_init.model import (
     FAMILIES,
     IPV4,
@@ -654,7 +654,7 @@ def _read_while_a_table_vanishes() -> Ruleset:
     ("code", "output", "complaint", "told"),
     [
         (1, "", "something else\n", "nft cannot read the rules (backend nftables, "),
-        (0, "[", "", "nft does not list the rules as it should (backend nftables, "),
+        (0, "[", "", "not what nft -j lists of a table: '['"),
     ],
     ids=["failure", "garbage"],
 )
@@ -670,7 +670,7 @@ def test_an_error_of_nft_itself_is_told(code: int, output: str, complaint: str, 
 
 def _read_with_nft_saying(finished: programs.Finished) -> str:
     programs.execute = lambda *_, **__: finished
-    with pytest.raises(ApplyError) as caught:
+    with pytest.raises(IstioInitError) as caught:
         Nftables().read(IPV4, frozenset())
     return str(caught.value)
 
