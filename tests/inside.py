@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Seconds after which a process that hangs is ended.
+_LONGEST = 300
+
 libiptc.load()
 
 
@@ -113,6 +116,7 @@ def _work(
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.alarm(_LONGEST)
         netns.enter(pod.path)
         os.environ.clear()
         os.environ.update(pod.environment())

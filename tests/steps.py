@@ -35,19 +35,23 @@ class Steps:
         self.taken: list[Kind] = []
         self.reached = True
         self._number, self._moment, self._event = 0, "before", _nothing
+        self._kind: Kind | None = None
         _watch_libiptc(self._watch)
         _watch_programs(self._watch)
         _watch_routes(self._watch)
         for reader in _READERS:
             _watch_reads(reader, self._watch)
 
-    def arm(self, number: int, moment: Moment, event: Callable[[], None]) -> None:
-        """Let ``event`` happen once, before or after the step of that number."""
+    def arm(
+        self, number: int, moment: Moment, event: Callable[[], None], kind: Kind | None = None
+    ) -> None:
+        """Let ``event`` happen once, before or after the step of that number (of that kind)."""
         self.taken, self.reached = [], False
         self._number, self._moment, self._event = number, moment, event
+        self._kind = kind
 
     def _watch(self, kind: Kind, moment: Moment) -> None:
-        if self.reached:
+        if self.reached or self._kind not in (None, kind):
             return
         if moment == "before":
             self.taken.append(kind)

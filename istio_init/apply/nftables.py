@@ -15,10 +15,13 @@ from __future__ import annotations
 from istio_init.apply import nfnetlink, programs
 from istio_init.apply.base import TableChangedError
 from istio_init.compact import canonical, canonical_table
-from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.errors import ApplyError, ParseError, UnsupportedError
 from istio_init.model import (
     BUILTIN_CHAINS,
+    IPV4,
+    IPV6,
     TABLES,
+    Chain,
     ForeignRule,
     Ruleset,
     make_table,
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 _TRIES = 20
 _INSTEAD = "install nftables 1.0, or use --backend nft or legacy"
+# Stands for what was given to a table beside chains: mostly that it is asleep.
+FLAGS = "flags"
 _WHERE_IT_STOPPED = "/dev/stdin:"
 # What a line of the script needs, by words in it: what that is called where
 # features are named, and the kernel module that brings it.
@@ -75,45 +80,50 @@ class Nftables:
         Raises:
             UnsupportedError: nf_tables or a fit nft is missing.
             ApplyError: the kernel does not let this process read.
-            TableChangedError: another program never leaves time for it.
         """
-        self._refresh()
+        for left in reversed(range(_TRIES)):
+            if self._is_fresh() or self._refresh(may_fail=bool(left)):
+                break
         found = {name: both[family] for name, both in self._tables.items()}
         for name in needed:
             found.setdefault(name, make_table(name, {}))
         return Ruleset(family, tuple(found[name] for name in TABLES if name in found))
 
-    def _refresh(self) -> None:
-        for _ in range(_TRIES):
-            generation = nfnetlink.generation()
-            if generation is not None and generation == self._generation:
-                return
-            present = nfnetlink.tables()
-            if present is None:
-                raise UnsupportedError(
-                    "this kernel has no nf_tables: load the module nf_tables on the node, or use "
-                    "--backend legacy"
-                )
-            names = [name for name in TABLES if ("inet", NATIVE_TABLES[name]) in present]
-            try:
-                self._tables = {name: self._listed(name) for name in names}
-            except ApplyError:
-                # Was it there to be read?
-                if nfnetlink.generation() == generation:
-                    raise
-                continue
-            if nfnetlink.generation() == generation:
-                self._generation = generation
-                return
-        raise TableChangedError
+    def _is_fresh(self) -> bool:
+        return self._generation is not None and self._generation == nfnetlink.generation()
+
+    def _refresh(self, *, may_fail: bool) -> bool:
+        """Read our tables; return whether nothing changed in between."""
+        self._generation = nfnetlink.generation()
+        present = nfnetlink.tables()
+        if present is None:
+            raise UnsupportedError(
+                "this kernel has no nf_tables: load the module nf_tables on the node, or use "
+                "--backend legacy"
+            )
+        names = [name for name in TABLES if ("inet", NATIVE_TABLES[name]) in present]
+        try:
+            self._tables = {name: self._listed(name) for name in names}
+        except ApplyError:
+            # A table that went before it was read is no error.
+            if not may_fail or self._is_fresh():
+                raise
+        # A kernel that does not number its changes cannot tell.
+        return self._generation is None or self._is_fresh()
 
     def _listed(self, name: str) -> Both:
         from istio_init.parse.nft import parse_table
 
-        listing = ("list", "table", "inet", NATIVE_TABLES[name])
-        both = parse_table(_run("-j", *listing, where=_place(name)), name)
-        if not all(_is_canonical(table) for table in both.values()):
-            self._listings.append((name, both, _run(*listing, where=_place(name))))
+        try:
+            return parse_table(_list(name, "-j"), name)
+        except ParseError:
+            # nft 1.0 breaks off where a table has flags.
+            text = _list(name)
+            if "\n\tflags " not in text:
+                raise
+        table = make_table(name, {FLAGS: Chain(FLAGS, None)})
+        both: Both = {IPV4: table, IPV6: table}
+        self._listings.append((name, both, text))
         return both
 
     def wanted(self, live: Ruleset, planned: Ruleset, _known: Traces, *, clean: bool) -> Ruleset:
@@ -132,13 +142,26 @@ class Nftables:
         Raises:
             UnsupportedError: nft is missing or cannot express a rule.
             ApplyError: the kernel refused; nothing was changed.
+            TableChangedError: another program changes what is to be put back
+                if this run fails.
         """
-        changed = frozenset(change.table for change in changes)
-        text = "".join(self._text(name, results) for name in TABLES if name in changed)
-        where = ", ".join(NATIVE_TABLES[name] for name in TABLES if name in changed)
-        done = _nft("-f", "-", text=text, where=f"backend nftables, {where}")
+        names = [name for name in TABLES if any(change.table == name for change in changes)]
+        self._keep_listings(names)
+        text = "".join(self._text(name, results) for name in names)
+        where = f"backend nftables, {', '.join(NATIVE_TABLES[name] for name in names)}"
+        done = _nft("-f", "-", text=text, where=where)
         if done.code != 0:
             raise _refused(done, text, where)
+
+    def _keep_listings(self, names: list[str]) -> None:
+        """Keep what is going to be replaced and could not be written again otherwise."""
+        for name in names:
+            both = self._tables.get(name, {})
+            known = any(listed == name and tables == both for listed, tables, _ in self._listings)
+            if not known and not all(_is_canonical(table) for table in both.values()):
+                self._listings.append((name, both, _list(name)))
+                if not self._is_fresh():
+                    raise TableChangedError
 
     def _text(self, name: str, results: tuple[Ruleset, ...]) -> str:
         both = {one.family: one.table(name) or make_table(name, {}) for one in results}
@@ -163,22 +186,19 @@ def _is_canonical(table: Table) -> bool:
     ) and (canonical_table(table) == table)
 
 
-def _place(name: str) -> str:
-    return f"backend nftables, {NATIVE_TABLES[name]}"
-
-
 def _nft(*arguments: str, text: str = "", where: str) -> Finished:
     return programs.execute(["nft", *arguments], text, where=where, instead=_INSTEAD)
 
 
-def _run(*arguments: str, where: str) -> str:
-    """Return what nft prints.
+def _list(name: str, *options: str) -> str:
+    """Return what nft prints of one of our tables.
 
     Raises:
         UnsupportedError: nft cannot print JSON.
         ApplyError: it failed.
     """
-    done = _nft(*arguments, where=where)
+    where = f"backend nftables, {NATIVE_TABLES[name]}"
+    done = _nft(*options, "list", "table", "inet", NATIVE_TABLES[name], where=where)
     if done.code == 0:
         return done.output
     if "JSON support not compiled-in" in done.complaints:
@@ -215,7 +235,7 @@ def _refused(done: Finished, text: str, where: str) -> ApplyError:
         )
     error = ApplyError(
         "the kernel refused the rules",
-        where=f"backend nftables, {table or where}",
+        where=f"backend nftables, {table}" if table else where,
         why=f"{why.partition('Error: ')[2] or why}{failing and f' at: {failing}'}",
         remedy=remedy,
     )

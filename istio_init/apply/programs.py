@@ -47,7 +47,9 @@ def execute(arguments: Sequence[str], text: str = "", *, where: str, instead: st
             arguments,
             input=text,
             capture_output=True,
-            text=True,
+            # A comment in somebody's rule may hold any bytes.
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=_SECONDS,
             env={"PATH": f"{path}:{_PATH}" if path else _PATH, "LC_ALL": "C"},
             check=False,

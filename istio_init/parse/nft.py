@@ -81,7 +81,8 @@ _CT_MARK = {"ct": {"key": "mark"}}
 _CT_STATE = {"ct": {"key": "state"}}
 _PLAIN_SET = frozenset({"family", "name", "table", "type", "handle", "flags", "elem"})
 _PLAIN_SET_FLAGS = frozenset({"interval", "constant"})
-_ICMPX = {"type": "icmpx", "expr": "port-unreachable"}
+# What answers as icmpx does where a line is for one family only.
+_ICMP_OF: dict[tuple[Family, ...], tuple[str, ...]] = {(IPV4,): ("icmp",), (IPV6,): ("icmpv6",)}
 _WILDCARD = {"match": {"op": "==", "left": {"socket": {"key": "wildcard"}}, "right": 1}}
 _ANY_SOCKET = {
     "match": {"op": "==", "left": {"socket": {"key": "transparent"}}, "right": {"range": [0, 1]}}
@@ -92,7 +93,7 @@ class _Listing:
     """The objects of one table, sorted by what they are."""
 
     def __init__(self, text: str) -> None:
-        self.flags: list[str] = []
+        self.has_flags = False
         self.chains: dict[str, dict[str, Any]] = {}
         self.sets: dict[str, dict[str, Any]] = {}
         self.lines: dict[str, list[list[Statement]]] = {}
@@ -102,7 +103,7 @@ class _Listing:
                 ((kind, found),) = one.items()
                 self._add(kind, found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ParseError(f"not a table as nft -j lists it: {text[:80]!r}") from error
+            raise ParseError(f"not what nft -j lists of a table: {text[:80]!r}") from error
 
     @property
     def uses_socket(self) -> bool:
@@ -115,8 +116,7 @@ class _Listing:
             case "metainfo":
                 pass
             case "table":
-                flags = found.get("flags", [])
-                self.flags = flags if isinstance(flags, list) else [flags]
+                self.has_flags = "flags" in found
             case "chain":
                 self.chains[found["name"]] = found
             case "set":
@@ -196,7 +196,8 @@ def _is_as_written(table: str, chain: str, declared: dict[str, Any], *, used: bo
 def _strange(listing: _Listing) -> Iterator[str]:
     """Yield the names of what this program never leaves in a table."""
     yield from listing.others
-    yield from (f"flag {flag}" for flag in listing.flags)
+    if listing.has_flags:
+        yield "flags"
     if not listing.chains:
         yield "nothing"
     mentioned = json.dumps(list(listing.lines.values()))
@@ -391,7 +392,9 @@ class _Reader:
                 if chain is None:
                     raise ValueError("a chain of ours")
                 return Jump(chain)
-            case {"reject": how} if how == _ICMPX:
+            case {"reject": {"type": kind, "expr": "port-unreachable", **rest}} if (
+                not rest and kind in ("icmpx", *_ICMP_OF.get(self.families, ()))
+            ):
                 return Reject()
             case {"redirect": {"port": int(port), **rest}} if not rest:
                 return Redirect(port)

@@ -86,8 +86,8 @@ ADDRESS_WORD = {"ipv4": "ip", "ipv6": "ip6"}
 _ADDRESS_TYPE = {"ipv4": "ipv4_addr", "ipv6": "ipv6_addr"}
 _PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
 _SET_NAMES = {
-    "saddr": "sources",
-    "daddr": "destinations",
+    "saddr": "addresses",
+    "daddr": "addresses",
     "sport": "ports",
     "dport": "ports",
     "uid": "users",

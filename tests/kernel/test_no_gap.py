@@ -37,6 +37,7 @@ AT_ONCE = struct.pack("ii", 1, 0)
 # after a second.
 SECONDS = 5.0
 PAUSE = 0.0003
+_IPV6_TRANSPARENT = 75
 
 BASE = ("istio-iptables", "-i", "*", "-b", "*", "--ipv6", "-u", "1337")
 # Each captures what the loops do; together they change every chain and, with the
@@ -72,19 +73,15 @@ class Tally:
         return self.escaped + self.failed
 
 
-def listener(port: int, *, transparent: bool = False) -> socket.socket:
+def listener(port: int) -> socket.socket:
     """Return a socket that takes connections of both families, to any address."""
     found = socket.socket(socket.AF_INET6)
     found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    if transparent:
-        found.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
-        found.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    found.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+    found.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
     found.bind(("::", port))
     found.listen(1024)
     return found
-
-
-_IPV6_TRANSPARENT = 75
 
 
 def answer(names: dict[int, bytes], *, uid: int = 0) -> Callable[[Callable[[], None]], None]:
@@ -93,14 +90,15 @@ def answer(names: dict[int, bytes], *, uid: int = 0) -> Callable[[Callable[[], N
     def action(ready: Callable[[], None]) -> None:
         waiting = selectors.DefaultSelector()
         for port, name in names.items():
-            waiting.register(listener(port, transparent=True), selectors.EVENT_READ, name)
+            found = listener(port)
+            waiting.register(found, selectors.EVENT_READ, (found, name))
         os.setresuid(uid, uid, uid)
         ready()
         while True:
             for key, _ in waiting.select():
-                one, _ = key.fileobj.accept()
-                with one:
-                    one.send(key.data)
+                found, name = key.data
+                with found.accept()[0] as one:
+                    one.send(name)
 
     return action
 
