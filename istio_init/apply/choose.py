@@ -54,8 +54,11 @@ def choose(evidence: Evidence) -> Kind:
     )
 
 
-def look() -> Evidence:
+def look(*, thoroughly: bool = False) -> Evidence:
     """Return the evidence of this network namespace.
+
+    Where the kernel does not tell which legacy tables are in use, none is taken
+    to be; to look ``thoroughly`` is to open them all the same.
 
     Raises:
         ApplyError: the kernel does not let this process look.
@@ -65,7 +68,7 @@ def look() -> Evidence:
     others: set[Kind] = set()
     if _legacy_is_there():
         available.add("legacy")
-    if _legacy_in_use():
+    if _legacy_in_use(unknown=thoroughly):
         _look_at_legacy(ours, others)
     chains = nfnetlink.chains()
     if chains is not None:
@@ -99,12 +102,12 @@ def _legacy_is_there() -> bool:
         return True
 
 
-def _legacy_in_use() -> bool:
-    """Whether there is a legacy table to look at; what nobody may know counts as none."""
+def _legacy_in_use(*, unknown: bool) -> bool:
+    """Whether there is a legacy table to look at; ``unknown`` where nobody may know."""
     try:
         return any(legacy_tables(family) for family in FAMILIES)
     except PermissionError:
-        return False
+        return unknown
 
 
 def _look_at_legacy(ours: set[Kind], others: set[Kind]) -> None:

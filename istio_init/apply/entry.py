@@ -345,7 +345,8 @@ def spelled(entry: bytes, family: Family) -> str:
     """
     header, offsets = _HEADERS[family], _OFFSETS[family]
     protocol, flags, inversions = header.unpack_from(entry)[8:]
-    words = [word for match in _header_matches(entry, family) for word in match_words(match)]
+    printed = [one for one in _header_matches(entry, family) if not _on_every_interface(one)]
+    words = [word for match in printed for word in match_words(match)]
     if protocol:
         bang = ["!"] if inversions & _INVERT_PROTOCOL else []
         words += [*bang, "-p", _PROTOCOL_NAMES.get(protocol, str(protocol))]
@@ -426,6 +427,8 @@ def _decode(entry: bytes, family: Family) -> Rule:
     header, offsets = _HEADERS[family], _OFFSETS[family]
     protocol, _, inversions = header.unpack_from(entry)[8:]
     matches = _header_matches(entry, family)
+    if any(_on_every_interface(match) for match in matches):
+        raise ValueError("an interface; iptables prints nothing for this one")
     if protocol:
         negated = bool(inversions & _INVERT_PROTOCOL)
         matches.append(Proto(_PROTOCOL_NAMES[protocol], negated))
@@ -454,9 +457,9 @@ def _header_matches(entry: bytes, family: Family) -> list[Match]:
         network = _network(family, destination, destination_mask)
         matches.append(Destination(network, bool(inversions & _INVERT_DESTINATION)))
     if any(incoming):
-        matches.append(InInterface(_name(incoming), bool(inversions & _INVERT_IN)))
+        matches.append(InInterface(_text(incoming), bool(inversions & _INVERT_IN)))
     if any(outgoing):
-        matches.append(OutInterface(_name(outgoing), bool(inversions & _INVERT_OUT)))
+        matches.append(OutInterface(_text(outgoing), bool(inversions & _INVERT_OUT)))
     return matches
 
 
@@ -465,11 +468,8 @@ def _network(family: Family, packed: bytes, mask: bytes) -> Network:
     return Network(family, packed, int.from_bytes(mask, "big").bit_count())
 
 
-def _name(raw: bytes) -> str:
-    name = _text(raw)
-    if name == "+":
-        raise ValueError("an interface; iptables prints nothing for this one")
-    return name
+def _on_every_interface(match: Match) -> bool:
+    return isinstance(match, InInterface | OutInterface) and match.name == "+"
 
 
 def _port_range(low: int, high: int) -> PortRange:

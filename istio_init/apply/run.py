@@ -50,7 +50,7 @@ def clean(hints: Plan, run: Run, log: Log) -> Result:
         UnsupportedError: this machine cannot do it; nothing was changed.
     """
     with interrupt.SignalsHeld(), XtablesLock(run.wait):
-        sides = _emptied(choose.look(), hints, log)
+        sides = _emptied(choose.look(thoroughly=True), hints, log)
         transaction = Transaction(sides, hints, log, clean=True)
         outcome = transaction.preview() if run.dry_run else transaction.run()
         return Result(", ".join(side.name for side in sides), outcome)
