@@ -40,7 +40,8 @@ class Config(Record):
     An ``_all`` flag stands for ``*`` and makes the list beside it empty. Lists
     keep the caller's order, duplicates included. ``owner_groups`` is None for
     ``*``; an empty tuple captures nothing. ``ipv6`` is None where the pod's
-    addresses decide, ``dns_servers`` None where resolv.conf does.
+    addresses decide, ``dns_servers`` None where resolv.conf does. ``dns_zones``
+    keeps the agent's DNS connections apart from the application's.
     """
 
     layout: Layout
@@ -65,6 +66,7 @@ class Config(Record):
     redirect_dns: bool = False
     capture_all_dns: bool = False
     dns_servers: tuple[Network, ...] | None = None
+    dns_zones: bool = True
     drop_invalid: bool = False
     owner_groups: tuple[IdRange, ...] | None = None
     owner_groups_exclude: tuple[IdRange, ...] = ()
@@ -94,7 +96,8 @@ class Run(Record):
     """What is to be done with the plan.
 
     ``network_namespace`` is a path, an ``ip netns`` name or a PID, or ``""`` for
-    the current one. ``wait`` and ``probe_timeout`` are seconds.
+    the current one. ``wait`` and ``probe_timeout`` are seconds. With ``degrade``
+    a kernel that lacks a feature which can be spared is put up with.
     """
 
     command: Command = "apply"
@@ -103,6 +106,7 @@ class Run(Record):
     backend: Backend = "auto"
     network_namespace: str = ""
     wait: float = 30.0
+    degrade: bool = False
     skip_rule_apply: bool = False
     run_validation: bool = False
     probe_port: int = 15002

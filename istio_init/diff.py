@@ -73,7 +73,8 @@ def _edits(before: Chain, after: Chain) -> list[Change]:
     steps: list[Change] = []
     shift = 0
     for start, end, new_start, new_end in _replaced(before.rules, after.rules):
-        steps += [Change("delete", after.name, start + shift)] * (end - start)
+        removed = before.rules[start:end]
+        steps += [Change("delete", after.name, start + shift, rule) for rule in removed]
         added = after.rules[new_start:new_end]
         steps += [
             Change("insert", after.name, start + shift + offset, rule)

@@ -16,9 +16,14 @@ from istio_init.typed import Record
 
 
 class IstioInitError(Exception):
-    """An error whose text is meant for the person who has to act on it."""
+    """An error whose text is meant for the person who has to act on it.
+
+    ``missing`` names the tables, matches and targets that the kernel lacks, or
+    most probably does.
+    """
 
     exit_code = 1
+    missing: frozenset[str] = frozenset()
 
 
 class Problem(Record):
@@ -59,6 +64,10 @@ class ParseError(IstioInitError):
 
 class UnsupportedError(IstioInitError):
     """Something the plan needs is missing from this kernel or this build."""
+
+    def __init__(self, text: str, *, missing: frozenset[str] = frozenset()) -> None:
+        self.missing = missing
+        super().__init__(text)
 
 
 class ApplyError(IstioInitError):

@@ -19,6 +19,12 @@ from istio_init.values import MAX_ID, MAX_PORT, address, number
 
 if TYPE_CHECKING:
     from istio_init.config import Config
+    from istio_init.model import Family
+
+LEGACY_TABLES: dict[Family, str] = {
+    IPV4: "/proc/self/net/ip_tables_names",
+    IPV6: "/proc/self/net/ip6_tables_names",
+}
 
 _SIOCGIFCONF = 0x8912
 # struct ifreq on a 64-bit kernel: 16 bytes of name, 24 of union.
@@ -176,6 +182,20 @@ def has_ipv6() -> bool:
             return True
     except OSError:
         return False
+
+
+def legacy_tables(family: Family) -> frozenset[str] | None:
+    """Return the legacy tables that exist in this namespace, or None without ip_tables.
+
+    Raises:
+        PermissionError: the kernel does not tell; in a user namespace that was
+            mapped after its network namespace was made, nobody may know.
+    """
+    try:
+        with open(LEGACY_TABLES[family], encoding="ascii") as names:
+            return frozenset(names.read().split())
+    except FileNotFoundError:
+        return None
 
 
 def resolvers(path: str = "/etc/resolv.conf") -> tuple[Network, ...]:

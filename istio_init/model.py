@@ -303,10 +303,17 @@ class ForeignRule(Record):
 
     ``raw`` is the text (after ``-A CHAIN``) or the entry's bytes with counters
     cleared; ``jump`` is the chain it goes to, ``""`` when it goes to none.
+    ``text`` stands for bytes as far as they are understood.
     """
 
     raw: str | bytes
     jump: str = ""
+    text: str = ""
+
+    @property
+    def spelled(self) -> str:
+        """The words that follow ``-A CHAIN``; of bytes, those that are understood."""
+        return self.raw if isinstance(self.raw, str) else self.text
 
 
 def rule(

@@ -126,6 +126,46 @@ def wanted(live: Ruleset, planned: Ruleset, known: Traces, *, clean: bool) -> Ru
     return live.replace(tables=tuple(tables))
 
 
+def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: Traces) -> Ruleset:
+    """Return ``live`` with our rules as they stood in ``before``, and others' as they are.
+
+    ``planned`` is what the run that is taken back wanted to write.
+    """
+    tables = []
+    for table in live.tables:
+        plan = planned.table(table.name)
+        old = before.table(table.name) or make_table(table.name, {})
+        ours = _ours(table, plan, live.family, known)
+        old_ours = _ours(old, plan, live.family, known)
+        chains = {}
+        for chain in table.chains:
+            old_chain = old.chain(chain.name)
+            if chain.name in ours and old_chain is not None:
+                kept = _only(old_chain, old_ours[chain.name], ours=True)
+                unchanged = _only(chain, ours[chain.name], ours=False) == _only(
+                    old_chain, old_ours[chain.name], ours=False
+                )
+                rules = old_chain.rules if unchanged else _shared(chain, kept, ours[chain.name])
+                chains[chain.name] = chain.replace(rules=rules)
+            elif chain.name not in OWN_CHAINS:
+                led_away = old_chain is not None and _without_ours(old_chain) == chain.rules
+                chains[chain.name] = old_chain if old_chain and led_away else chain
+        chains |= {chain.name: chain for chain in old.chains if chain.name in OWN_CHAINS}
+        tables.append(make_table(table.name, chains))
+    return live.replace(tables=tuple(tables))
+
+
+def _without_ours(chain: Chain) -> tuple[Rule | ForeignRule, ...]:
+    return tuple(rule for rule in chain.rules if _jump(rule) not in OWN_CHAINS)
+
+
+def _only(chain: Chain, positions: frozenset[int], *, ours: bool) -> tuple[Rule | ForeignRule, ...]:
+    """Return the rules at our positions, or those at all others."""
+    return tuple(
+        rule for position, rule in enumerate(chain.rules) if (position in positions) == ours
+    )
+
+
 def has_ours(live: Ruleset) -> bool:
     """Whether any of our chains stands in this rule set."""
     return any(chain.name in OWN_CHAINS for table in live.tables for chain in table.chains)
@@ -161,6 +201,11 @@ def _ours(
             )
         ) | _rejected_inbound(table, chain, family, traces)
     return found
+
+
+def leads_into_ours(rule: Rule | ForeignRule) -> bool:
+    """Whether a rule jumps to a chain of ours."""
+    return _jump(rule) in OWN_CHAINS
 
 
 def _jump(rule: Rule | ForeignRule) -> str:

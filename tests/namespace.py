@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PROGRAM = str(Path(sys.executable).with_name("istio-init"))
 TOOLS = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}
+# Every backend that a property has to hold on.
+BACKENDS = ("legacy", "nft", "nftables")
 # Without a locale and without any of Istio's variables.
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 

@@ -49,6 +49,7 @@ from istio_init.model import (
     Source,
     Tproxy,
 )
+from istio_init.render.words import match_words, target_words
 from istio_init.typed import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
@@ -101,6 +102,13 @@ _CT_STATE_ALIAS = 0x2000
 _NAT_PORTS = 0x2
 _SAVE_MARK = 1
 _RESTORE_MARK = 2
+_GOTO = {IPV4: 0x02, IPV6: 0x04}
+_FRAGMENT = {IPV4: 0x01, IPV6: 0}
+# The protocol matches without a condition.
+_IDLE = {
+    "tcp": _TCP.pack(*_ALL_PORTS, *_ALL_PORTS, 0, 0, 0, 0),
+    "udp": _UDP.pack(*_ALL_PORTS, *_ALL_PORTS, 0),
+}
 _PORT_UNREACHABLE = {IPV4: 3, IPV6: 4}
 _VERDICTS: dict[str, Target] = {"ACCEPT": Accept(), "DROP": Drop(), "RETURN": Return()}
 
@@ -257,6 +265,24 @@ def _copy_mark(mode: int) -> bytes:
     return _COPY_MARK.pack(0, FULL_MASK, FULL_MASK, 0, 0, mode)
 
 
+def extensions(rule: Rule, family: Family) -> tuple[tuple[str, int, bool], ...]:
+    """Return name, revision and whether it is the target of each extension of a rule.
+
+    Jumps and verdicts are the kernel's own and not listed.
+    """
+    entry = encode(rule, family)
+    header, offsets = _HEADERS[family], _OFFSETS[family]
+    position = header.size + offsets.size
+    _, target, end, *_ = offsets.unpack_from(entry, header.size)
+    found = []
+    while position < end:
+        size, name, revision = _EXTENSION.unpack_from(entry, position)
+        if entry[position + _EXTENSION.size : position + size] != _STANDARD_DATA:
+            found.append((_text(name), revision, position == target))
+        position += size
+    return tuple(found)
+
+
 def normalised(entry: bytes, family: Family, target_name: str) -> bytes:
     """Return a live entry as ``encode`` writes it.
 
@@ -309,7 +335,68 @@ def decode(entry: bytes, family: Family) -> Rule | ForeignRule:
         found = None
     if found is not None and encode(found, family) == entry:
         return found
-    return ForeignRule(entry, _jump_of(entry, family))
+    return ForeignRule(entry, _jump_of(entry, family), spelled(entry, family))
+
+
+def spelled(entry: bytes, family: Family) -> str:
+    """Return a normalised entry as iptables prints it, as far as it is understood.
+
+    Of a match or target that this program never writes only the name is there.
+    """
+    header, offsets = _HEADERS[family], _OFFSETS[family]
+    protocol, flags, inversions = header.unpack_from(entry)[8:]
+    printed = [one for one in _header_matches(entry, family) if not _on_every_interface(one)]
+    words = [word for match in printed for word in match_words(match)]
+    if protocol:
+        bang = ["!"] if inversions & _INVERT_PROTOCOL else []
+        words += [*bang, "-p", _PROTOCOL_NAMES.get(protocol, str(protocol))]
+    if flags & _FRAGMENT[family]:
+        words.append("-f")
+    position = header.size + offsets.size
+    end = offsets.unpack_from(entry, header.size)[1]
+    while position < end:
+        size, name, revision = _EXTENSION.unpack_from(entry, position)
+        if size < _EXTENSION.size:
+            break
+        data = entry[position + _EXTENSION.size : position + size]
+        words += _spelled_match(_text(name), revision, data)
+        position += size
+    name, revision, data = _target(entry, family)
+    target = _spelled_target(name, revision, data, family)
+    if flags & _GOTO[family] and target:
+        target[0] = "-g"
+    return " ".join((*words, *target))
+
+
+def _spelled_match(name: str, revision: int, data: bytes) -> list[str]:
+    try:
+        found = _decode_match(name, revision, data)
+        if _encode_match(found) == _extension(name, revision, data):
+            return match_words(found)
+    except (ValueError, KeyError, IndexError, struct_error):
+        # One that this program never writes.
+        pass
+    if name == "comment":
+        return ["-m", name, "--comment", _quoted(_text(data))]
+    # A protocol's own match may ask for nothing; anything else asks for something.
+    idle = name in _IDLE and data == _aligned(_IDLE[name])
+    return ["-m", name] if idle else ["-m", name, "..."]
+
+
+def _quoted(text: str) -> str:
+    if text.replace("_", "").replace("-", "").isalnum():
+        return text
+    return '"' + "".join(f"\\{char}" if char in "\"'\\" else char for char in text) + '"'
+
+
+def _spelled_target(name: str, revision: int, data: bytes, family: Family) -> list[str]:
+    if not name:
+        return []
+    try:
+        found = _decode_target(name, revision, data, family)
+    except (ValueError, KeyError, IndexError, struct_error):
+        return ["-j", name]
+    return target_words(found, family)
 
 
 def _jump_of(entry: bytes, family: Family) -> str:
@@ -332,26 +419,16 @@ def _target(entry: bytes, family: Family) -> tuple[str, int, bytes]:
 
 
 def _text(raw: bytes) -> str:
-    return raw.partition(b"\0")[0].decode()
+    # Bytes that are no text come from others; they do not survive encoding again.
+    return raw.partition(b"\0")[0].decode(errors="replace")
 
 
 def _decode(entry: bytes, family: Family) -> Rule:
     header, offsets = _HEADERS[family], _OFFSETS[family]
-    addresses_and_more = header.unpack_from(entry)
-    source, destination, source_mask, destination_mask = addresses_and_more[:4]
-    incoming, outgoing = addresses_and_more[4:6]
-    protocol, _, inversions = addresses_and_more[8:]
-    matches: list[Match] = []
-    if any(source_mask) or inversions & _INVERT_SOURCE:
-        network = _network(family, source, source_mask)
-        matches.append(Source(network, bool(inversions & _INVERT_SOURCE)))
-    if any(destination_mask) or inversions & _INVERT_DESTINATION:
-        network = _network(family, destination, destination_mask)
-        matches.append(Destination(network, bool(inversions & _INVERT_DESTINATION)))
-    if any(incoming):
-        matches.append(InInterface(_name(incoming), bool(inversions & _INVERT_IN)))
-    if any(outgoing):
-        matches.append(OutInterface(_name(outgoing), bool(inversions & _INVERT_OUT)))
+    protocol, _, inversions = header.unpack_from(entry)[8:]
+    matches = _header_matches(entry, family)
+    if any(_on_every_interface(match) for match in matches):
+        raise ValueError("an interface; iptables prints nothing for this one")
     if protocol:
         negated = bool(inversions & _INVERT_PROTOCOL)
         matches.append(Proto(_PROTOCOL_NAMES[protocol], negated))
@@ -367,16 +444,32 @@ def _decode(entry: bytes, family: Family) -> Rule:
     return Rule(tuple(matches), _decode_target(*_target(entry, family), family))
 
 
+def _header_matches(entry: bytes, family: Family) -> list[Match]:
+    """Return what an entry's header asks for, but for the protocol."""
+    fields = _HEADERS[family].unpack_from(entry)
+    source, destination, source_mask, destination_mask, incoming, outgoing = fields[:6]
+    inversions = fields[-1]
+    matches: list[Match] = []
+    if any(source_mask) or inversions & _INVERT_SOURCE:
+        network = _network(family, source, source_mask)
+        matches.append(Source(network, bool(inversions & _INVERT_SOURCE)))
+    if any(destination_mask) or inversions & _INVERT_DESTINATION:
+        network = _network(family, destination, destination_mask)
+        matches.append(Destination(network, bool(inversions & _INVERT_DESTINATION)))
+    if any(incoming):
+        matches.append(InInterface(_text(incoming), bool(inversions & _INVERT_IN)))
+    if any(outgoing):
+        matches.append(OutInterface(_text(outgoing), bool(inversions & _INVERT_OUT)))
+    return matches
+
+
 def _network(family: Family, packed: bytes, mask: bytes) -> Network:
     # A mask with holes does not survive encoding again.
     return Network(family, packed, int.from_bytes(mask, "big").bit_count())
 
 
-def _name(raw: bytes) -> str:
-    name = _text(raw)
-    if name == "+":
-        raise ValueError("an interface; iptables prints nothing for this one")
-    return name
+def _on_every_interface(match: Match) -> bool:
+    return isinstance(match, InInterface | OutInterface) and match.name == "+"
 
 
 def _port_range(low: int, high: int) -> PortRange:

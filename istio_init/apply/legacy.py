@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from errno import EAGAIN, EINVAL, ENOENT, ENOPROTOOPT, EPERM
-from itertools import pairwise
-from socket import AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_RAW, SOCK_RAW, socket
 
-from istio_init.apply import libiptc
+from istio_init import ownership
+from istio_init.apply import features, libiptc
+from istio_init.apply.base import TableChangedError
 from istio_init.apply.entry import decode, encode, normalised
 from istio_init.errors import ApplyError, UnsupportedError
-from istio_init.model import BUILTIN_CHAINS, IPV4, TABLES, Chain, ForeignRule, Ruleset, make_table
-from istio_init.render.words import rule_words, tool
+from istio_init.host import LEGACY_TABLES, legacy_tables
+from istio_init.model import BUILTIN_CHAINS, IPV4, TABLES, Chain, Ruleset, make_table
+from istio_init.render.words import tool
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.diff import Change, TableChanges
-    from istio_init.model import Family, Rule, Table
+    from istio_init.model import Family, ForeignRule, Rule, Table
 
-_TABLE_NAMES = {
-    "ipv4": "/proc/self/net/ip_tables_names",
-    "ipv6": "/proc/self/net/ip6_tables_names",
-}
 _MODULES = {"ipv4": "ip_tables", "ipv6": "ip6_tables"}
-
-# IPT_SO_GET_REVISION_MATCH and _TARGET, IP6T_SO_GET_REVISION_MATCH and _TARGET.
-_REVISION_QUERIES = {
-    "ipv4": (AF_INET, IPPROTO_IP, 66, 67),
-    "ipv6": (AF_INET6, IPPROTO_IPV6, 68, 69),
-}
-# The revisions that istio_init.apply.entry writes, by the word after -m or -j.
-_MATCH_REVISIONS = {
-    "tcp": 0,
-    "udp": 0,
-    "multiport": 1,
-    "owner": 1,
-    "conntrack": 3,
-    "state": 3,
-    "mark": 1,
-    "connmark": 1,
-    "socket": 3,
-}
-_TARGET_REVISIONS = {"REJECT": 0, "REDIRECT": 0, "TPROXY": 1, "MARK": 2, "CONNMARK": 2, "CT": 2}
-_KERNEL_NAMES = {"state": "conntrack"}
-
-
-class TableChangedError(Exception):
-    """Another program changed the table between reading and committing it."""
 
 
 class Legacy:
@@ -69,30 +41,25 @@ class Legacy:
     def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
         """Return the live tables, those of ``needed`` and those in use.
 
-        A table that is neither stays unread: reading would create it.
+        A table that is neither stays unread: reading would create it. Where the
+        kernel does not say which are in use, all are read.
 
         Raises:
             ApplyError: the kernel does not let this process read.
             UnsupportedError: the kernel has no such tables.
         """
-        present = needed | self._in_use(family)
+        try:
+            used = legacy_tables(family)
+        except PermissionError:
+            used = frozenset(TABLES)
+        if used is None:
+            raise UnsupportedError(
+                f"this kernel has no legacy {family} tables ({LEGACY_TABLES[family]} is missing): "
+                f"load the module {_MODULES[family]} on the node, or use --backend nft or nftables"
+            )
+        present = needed | used
         tables = (self._read_table(family, name) for name in TABLES if name in present)
         return Ruleset(family, tuple(tables))
-
-    def _in_use(self, family: Family) -> frozenset[str]:
-        path = _TABLE_NAMES[family]
-        try:
-            with open(path, encoding="ascii") as names:
-                return frozenset(names.read().split())
-        except FileNotFoundError as error:
-            raise UnsupportedError(
-                f"this kernel has no legacy {family} tables ({path} is missing): load the module "
-                f"{_MODULES[family]} on the node, or use --backend nft or nftables"
-            ) from error
-        except PermissionError:
-            # The list is for root alone, the tables are for whoever has the
-            # capabilities: they say by themselves when this process has not.
-            return frozenset(TABLES)
 
     def _denied(self, family: Family, table: str) -> ApplyError:
         return ApplyError(
@@ -134,7 +101,8 @@ class Legacy:
             module = f"{_MODULES[family].removesuffix('_tables')}table_{name}"
             return UnsupportedError(
                 f"this kernel has no table {name} (backend legacy, {family}): load the module "
-                f"{module} on the node, or use --backend nft or nftables"
+                f"{module} on the node, or use --backend nft or nftables",
+                missing=frozenset({name}),
             )
         return ApplyError(
             "cannot read the table",
@@ -158,16 +126,23 @@ class Legacy:
         # The library turns errno into a sentence; the number tells more.
         return int(self._iptc.ip4tc._get_errno_loc()[0])
 
-    def commit(self, change: TableChanges) -> None:
-        """Take all steps of one table in one kernel transaction.
+    wanted = staticmethod(ownership.wanted)
+    restored = staticmethod(ownership.restored)
 
-        The table has to be as it was last read.
+    def commit(self, changes: tuple[TableChanges, ...], _results: tuple[Ruleset, ...]) -> None:
+        """Change tables, each in one kernel transaction.
+
+        The tables have to be as they were last read.
 
         Raises:
             TableChangedError: it is not.
             UnsupportedError: the kernel lacks a match or target.
             ApplyError: the kernel refused.
         """
+        for change in changes:
+            self._commit_table(change)
+
+    def _commit_table(self, change: TableChanges) -> None:
         handle = self._tables[change.family, change.table]
         try:
             for step in change.steps:
@@ -216,11 +191,15 @@ class Legacy:
         self, change: TableChanges, error: Exception, number: int
     ) -> ApplyError | UnsupportedError:
         where = f"backend legacy, {change.family}, {change.table}"
-        missing = _missing_extensions(change) if number in (ENOENT, EINVAL) else ()
+        missing: list[features.Feature] = []
+        if number in (ENOENT, EINVAL):
+            needed = features.needed(change.steps, change.family)
+            missing = [feature for feature in needed if not features.in_legacy(feature)]
         if missing:
             return UnsupportedError(
-                f"this kernel lacks {' and '.join(missing)} ({where}): load the module on the "
-                "node, or use --backend nft or nftables"
+                f"this kernel lacks {' and '.join(str(feature) for feature in missing)} "
+                f"({where}): load the module on the node, or use --backend nft or nftables",
+                missing=frozenset(feature.name for feature in missing),
             )
         if number == EPERM:
             return self._denied(change.family, change.table)
@@ -242,44 +221,3 @@ class Legacy:
 def _library_text(error: Exception) -> str:
     """Return the library's sentence; it puts the C library's part in as bytes."""
     return str(error).replace(": b'", ": ").removeprefix("b'").rstrip("'")
-
-
-def _missing_extensions(change: TableChanges) -> tuple[str, ...]:
-    """Return the matches and targets of a change that the kernel does not have."""
-    wanted: dict[tuple[str, int, bool], None] = {}
-    for step in change.steps:
-        if step.rule is None or isinstance(step.rule, ForeignRule):
-            continue
-        words = rule_words(step.rule, change.family)
-        for option, word in pairwise(words):
-            if option == "-m" and word in _MATCH_REVISIONS:
-                wanted[_KERNEL_NAMES.get(word, word), _MATCH_REVISIONS[word], False] = None
-            elif option == "-j" and word in _TARGET_REVISIONS:
-                wanted[word, _TARGET_REVISIONS[word], True] = None
-    return tuple(
-        f"{'target' if is_target else 'match'} {name} revision {revision} (module xt_{name})"
-        for name, revision, is_target in wanted
-        if not _has_revision(change.family, name, revision, is_target=is_target)
-    )
-
-
-def _has_revision(family: Family, name: str, revision: int, *, is_target: bool) -> bool:
-    """Whether the kernel knows an extension in this revision; it loads the module to tell."""
-    address_family, level, match_query, target_query = _REVISION_QUERIES[family]
-    query = target_query if is_target else match_query
-    request = struct.pack("=29sB", name.encode(), revision)
-    with socket(address_family, SOCK_RAW, IPPROTO_RAW) as handle:
-        try:
-            # The length goes in with the buffer: the kernel reads it before it answers.
-            _getsockopt(handle.fileno(), level, query, request)
-        except OSError:
-            return False
-    return True
-
-
-def _getsockopt(handle: int, level: int, query: int, request: bytes) -> None:
-    buffer = ctypes.create_string_buffer(request, len(request))
-    size = ctypes.c_uint32(len(request))
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.getsockopt(handle, level, query, buffer, ctypes.byref(size)) != 0:
-        raise OSError(ctypes.get_errno(), "getsockopt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from errno import EACCES, ENOENT, ENXIO, EPERM, EROFS
 
+from istio_init.apply import interrupt
 from istio_init.errors import ApplyError
 from istio_init.typed import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ class XtablesLock:
         deadline = time.monotonic() + self._wait
         pause = _FIRST_PAUSE
         while True:
+            interrupt.check()
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

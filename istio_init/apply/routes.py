@@ -32,6 +32,8 @@ _RTN_LOCAL = 2
 _RT_SCOPE_HOST = 254
 _RTPROT_BOOT = 3
 _FR_ACT_TO_TBL = 1
+# The scope and the metric that ip gives a local route.
+_USUAL = {IPV4: (_RT_SCOPE_HOST, None), IPV6: (0, 1024)}
 _SOCKET_FAMILY = {IPV4: AF_INET, IPV6: AF_INET6}
 
 _RTM_GETRULE = 34
@@ -60,18 +62,40 @@ class PolicyRule(Record):
     table: int
     priority: int = RULE_PRIORITY
 
+    @property
+    def plain(self) -> PolicyRule:
+        """The rule as this program writes it, to the same effect."""
+        return PolicyRule(self.family, self.mark, self.table)
+
 
 class LocalRoute(Record):
-    """``ip route``: in ``table`` every destination is this host."""
+    """``ip route``: in ``table`` every destination is this host.
+
+    The attributes are those that tell one such route of a table from another;
+    None stands for what ``ip`` gives a local route.
+    """
 
     family: Family
     table: int
+    scope: int | None = None
+    protocol: int = _RTPROT_BOOT
+    metric: int | None = None
+
+    @property
+    def plain(self) -> LocalRoute:
+        """The route as this program writes it, to the same effect."""
+        return LocalRoute(self.family, self.table)
 
 
 class LoAddress(Record):
     """An address on ``lo``."""
 
     address: Network
+
+    @property
+    def plain(self) -> LoAddress:
+        """The address itself."""
+        return self
 
 
 Item = PolicyRule | LocalRoute | LoAddress
@@ -82,11 +106,6 @@ class Step(Record):
 
     verb: Verb
     item: Item
-
-    @property
-    def undone(self) -> Step:
-        """The step that takes this one back."""
-        return Step("del" if self.verb == "add" else "add", self.item)
 
 
 def wanted(plan: Plan) -> tuple[Item, ...]:
@@ -123,24 +142,24 @@ def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, .
             if (rule.family, rule.mark, rule.table) in tables
             or (
                 rule.mark in marks | {DEFAULT_MARK}
-                and LocalRoute(rule.family, rule.table) in routes
+                and LocalRoute(rule.family, rule.table) in {route.plain for route in routes}
             )
         ]
     led_to = {LocalRoute(rule.family, rule.table) for rule in rules}
     led_to |= {LocalRoute(family, table) for family, _, table in tables}
-    return (*addresses, *(route for route in routes if route in led_to), *rules)
+    return (*addresses, *(route for route in routes if route.plain in led_to), *rules)
 
 
 def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[Step, ...]:
     """Return the steps from one state to another, additions first.
 
-    A rule at another priority than planned serves as well as the planned one,
-    and stays where that is missing; a second one for the same mark and table goes.
+    What differs from the planned only in what makes no difference to packets
+    serves as well, and stays where the planned is missing; a second one goes.
     """
     kept: set[Item] = set()
     removed: list[Step] = []
     for item in before:
-        same = item.replace(priority=RULE_PRIORITY) if isinstance(item, PolicyRule) else item
+        same = item.plain
         if same in after and same not in kept and (item == same or same not in before):
             kept.add(same)
         else:
@@ -150,8 +169,15 @@ def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[Step, ..
     return (*added, *reversed(removed))
 
 
+def way_back(now: tuple[Item, ...], before: tuple[Item, ...]) -> tuple[Step, ...]:
+    """Return the steps to a state as it was to the letter, additions first."""
+    added = [Step("add", item) for item in before if item not in now]
+    removed = [Step("del", item) for item in now if item not in before]
+    return (*added, *reversed(removed))
+
+
 def take(steps: tuple[Step, ...]) -> None:
-    """Take the steps in order; when one fails, those before it are taken back.
+    """Take the steps in order, up to one that fails.
 
     Raises:
         ApplyError: the kernel refused.
@@ -159,15 +185,11 @@ def take(steps: tuple[Step, ...]) -> None:
     if not steps:
         return
     with _netlink() as ip:
-        done: list[Step] = []
-        try:
-            for step in steps:
+        for step in steps:
+            try:
                 _take(ip, step)
-                done.append(step)
-        except Exception as error:
-            for step in reversed(done):
-                _take(ip, step.undone)
-            raise _refused(step, error) from error
+            except Exception as error:
+                raise _refused(step, error) from error
 
 
 def _refused(step: Step, error: Exception) -> ApplyError:
@@ -219,7 +241,9 @@ def _take(ip: Any, step: Step) -> None:
                 priority=item.priority,
             )
         case LocalRoute():
-            scope = {"scope": _RT_SCOPE_HOST} if item.family == IPV4 else {}
+            given = {"scope": item.scope, "priority": item.metric}
+            if item.family == IPV4 and item.scope is None:
+                given["scope"] = _RT_SCOPE_HOST
             ip.route(
                 step.verb,
                 family=_SOCKET_FAMILY[item.family],
@@ -227,8 +251,8 @@ def _take(ip: Any, step: Step) -> None:
                 dst="default",
                 oif=_LOOPBACK_INDEX,
                 table=item.table,
-                proto=_RTPROT_BOOT,
-                **scope,
+                proto=item.protocol,
+                **{name: value for name, value in given.items() if value is not None},
             )
         case LoAddress():
             ip.addr(
@@ -264,7 +288,17 @@ def _local_routes(ip: Any) -> tuple[LocalRoute, ...]:
             attributes = dict(message["attrs"])
             over_lo = attributes.get("RTA_OIF") == _LOOPBACK_INDEX
             if message["dst_len"] == 0 and message["type"] == _RTN_LOCAL and over_lo:
-                found.append(LocalRoute(family, attributes.get("RTA_TABLE", message["table"])))
+                scope, metric = message["scope"], attributes.get("RTA_PRIORITY")
+                usual = _USUAL[family]
+                found.append(
+                    LocalRoute(
+                        family,
+                        attributes.get("RTA_TABLE", message["table"]),
+                        None if scope == usual[0] else scope,
+                        message["proto"],
+                        None if metric == usual[1] else metric,
+                    )
+                )
     return tuple(found)
 
 

@@ -1,31 +1,18 @@
-"""The commands, and the one place where errors become exit codes."""
+"""The command line as click reads it: help, completion, and whatever is not a plain call."""
 
 from __future__ import annotations
-
-import os
-import sys
 
 import click
 
 from istio_init import __version__
+from istio_init.cli import actions
 from istio_init.cli.options import GROUPS, OPTIONS, RUNNING, Option
-from istio_init.cli.resolve import ISTIO_IPTABLES, resolve
-from istio_init.config import LAYOUT_1_30, TPROXY
-from istio_init.errors import IstioInitError, UnsupportedError
-from istio_init.log import Log
-from istio_init.typed import TYPE_CHECKING, assert_never
+from istio_init.cli.startup import APPLY, CLEAN, COMMANDS, ISTIO_IPTABLES
+from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
-
-    from istio_init.apply.base import Outcome
-    from istio_init.cli.resolve import Resolved
-    from istio_init.config import Format
-    from istio_init.model import Plan
-
-APPLY = "apply"
-CLEAN = "clean"
 
 _HELP = {
     APPLY: "Put the rules of layout 1.0 in place (layout 1.30 with --layout).",
@@ -128,7 +115,7 @@ class _Program(click.Group):
 
 def _callback(command: str) -> Callable[..., int]:
     def run(**params: str | bool | None) -> int:
-        return _run(command, _given(params))
+        return actions.run(command, _given(params))
 
     return run
 
@@ -153,151 +140,20 @@ def _program() -> _Program:
         "istio-init",
         help="Lead a pod's traffic through its sidecar proxy.\n\n" + _EXAMPLES,
         context_settings=_CONTEXT,
-        commands={name: _Command(name, _callback(name)) for name in (APPLY, ISTIO_IPTABLES, CLEAN)},
+        commands={name: _Command(name, _callback(name)) for name in COMMANDS},
         subcommand_metavar="[COMMAND] [FLAGS]",
         options_metavar="",
     )
     return click.version_option(__version__, prog_name="istio-init")(program)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code.
-
-    0 done, 1 could not apply or clean, 2 bad input, 126 validation failed.
-    """
+def run_with_click(arguments: Sequence[str]) -> int:
+    """Read the call with click, run it, and return the exit code."""
     try:
-        result = _program().main(arguments, "istio-init", standalone_mode=False)
+        result = _program().main(list(arguments), "istio-init", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        sys.stderr.write("istio-init: interrupted\n")
-        return 1
-    except BrokenPipeError:
-        # Whoever read the output has gone; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except click.Abort:
+        raise KeyboardInterrupt from None
     return int(result or 0)
-
-
-def _run(command: str, flags: dict[str, str]) -> int:
-    from istio_init.host import Names
-
-    log = Log()
-    try:
-        resolved = resolve(command, flags, os.environ, Names())
-        log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
-        for warning in resolved.warnings:
-            log.warn(warning)
-        return _act(resolved, log)
-    except IstioInitError as error:
-        log.error(str(error))
-        return error.exit_code
-
-
-def _act(resolved: Resolved, log: Log) -> int:
-    run = resolved.run
-    if run.run_validation:
-        raise UnsupportedError("this release does not validate yet: leave --run-validation out")
-    if run.command == "clean":
-        _clean(resolved, log)
-    elif run.dry_run:
-        if resolved.config.layout == LAYOUT_1_30 and resolved.config.ipv6 is None:
-            # The addresses that decide are those of the namespace named.
-            _enter(resolved)
-        plan = _plan(resolved, log)
-        sys.stdout.write(_rendered(plan, run.format))
-        sys.stdout.flush()
-    elif run.skip_rule_apply:
-        log.info("--skip-rule-apply: nothing was written")
-    else:
-        _apply(resolved, log)
-    return 0
-
-
-def _plan(resolved: Resolved, log: Log) -> Plan:
-    from istio_init import host, planner
-
-    plan = planner.plan(resolved.config, host.gather(resolved.config))
-    for warning in plan.warnings:
-        log.warn(warning)
-    return plan
-
-
-def _rendered(plan: Plan, form: Format) -> str:
-    match form:
-        case "rules":
-            from istio_init.render import rules
-
-            return rules.render(plan)
-        case "save":
-            from istio_init.render import save
-
-            return save.render(plan)
-        case "json":
-            from istio_init.render import document
-
-            return document.render(plan)
-        case "commands":
-            from istio_init.render import commands
-
-            return commands.render(plan)
-        case "nft":
-            raise UnsupportedError("this release does not write nft scripts yet")
-        case _:
-            assert_never(form)
-
-
-def _apply(resolved: Resolved, log: Log) -> None:
-    _enter(resolved)
-    plan = _plan(resolved, log)
-    outcome = _transact(resolved, plan, log, clean=False)
-    what = f"layout {plan.layout} through backend legacy"
-    if not outcome.changed:
-        log.info(f"{what}: already in place, nothing was written")
-        return
-    tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
-    log.info(f"{what}: in place; wrote {tables or 'no table'}, {len(outcome.steps)} route steps")
-
-
-def _clean(resolved: Resolved, log: Log) -> None:
-    from istio_init import planner
-    from istio_init.config import Facts
-
-    _enter(resolved)
-    # Every rule that these flags could have built, in either family, helps to
-    # tell ours from those of others.
-    config = resolved.config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
-    hints = planner.plan(config, Facts())
-    dry_run = resolved.run.dry_run
-    outcome = _transact(resolved, hints, log, clean=True, dry_run=dry_run)
-    if not outcome.changed:
-        log.info("clean: nothing of ours was found")
-        return
-    tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
-    done = "would remove" if dry_run else "removed"
-    log.info(f"clean: {done} ours from {tables or 'no table'}, {len(outcome.steps)} route steps")
-
-
-def _enter(resolved: Resolved) -> None:
-    if resolved.run.network_namespace:
-        from istio_init import netns
-
-        netns.enter(resolved.run.network_namespace)
-
-
-def _transact(
-    resolved: Resolved, plan: Plan, log: Log, *, clean: bool, dry_run: bool = False
-) -> Outcome:
-    from istio_init.apply.base import Transaction
-    from istio_init.apply.legacy import Legacy
-    from istio_init.apply.lock import XtablesLock
-
-    if resolved.run.backend not in ("auto", "legacy"):
-        raise UnsupportedError(
-            f"this release does not write backend {resolved.run.backend} yet: use --backend legacy"
-        )
-    if dry_run:
-        return Transaction(Legacy(), plan, log, clean=clean).preview()
-    with XtablesLock(resolved.run.wait):
-        return Transaction(Legacy(), plan, log, clean=clean).run()

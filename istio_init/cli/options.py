@@ -356,6 +356,15 @@ OPTIONS: tuple[Option, ...] = (
         metavar="DURATION",
     ),
     Option(
+        "on-missing",
+        "",
+        RUNNING,
+        "When the kernel lacks what DNS zones or --drop-invalid need: fail, or degrade (go on "
+        "without them, with a warning).",
+        "fail",
+        metavar="fail|degrade",
+    ),
+    Option(
         "reconcile",
         "",
         RUNNING,

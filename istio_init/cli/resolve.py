@@ -15,6 +15,7 @@ from istio_init.cli.options import (
     ENVOY_USER,
     SIDECAR_FILE,
 )
+from istio_init.cli.startup import CLEAN, ISTIO_IPTABLES
 from istio_init.config import (
     DEFAULT_LOOPBACK,
     DEFAULT_MARK,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-ISTIO_IPTABLES = "istio-iptables"
 BACKENDS: tuple[Backend, ...] = ("auto", "legacy", "nft", "nftables")
 FORMATS: tuple[Format, ...] = ("rules", "save", "json", "nft", "commands")
 
@@ -271,7 +271,7 @@ def _env_value(text: str) -> str:
 
 
 def _run(command: str, inputs: _Inputs) -> Run:
-    cleanup = inputs.switch("cleanup-only") or command == "clean"
+    cleanup = inputs.switch("cleanup-only") or command == CLEAN
     verb: Command = "clean" if cleanup else "apply"
     for accepted in ("reconcile", "force-apply", "cni-mode"):
         inputs.switch(accepted)
@@ -282,6 +282,7 @@ def _run(command: str, inputs: _Inputs) -> Run:
         backend=_backend(inputs),
         network_namespace=inputs.value("network-namespace", str, "", empty=True),
         wait=inputs.value("wait", values.duration, 30.0),
+        degrade=inputs.choice("on-missing", ("fail", "degrade"), "fail") == "degrade",
         skip_rule_apply=inputs.switch("skip-rule-apply"),
         run_validation=inputs.switch("run-validation"),
         probe_port=inputs.value("iptables-probe-port", values.port, 15002),

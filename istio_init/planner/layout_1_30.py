@@ -164,6 +164,7 @@ def _rules(config: Config, dns: _Dns, family: Family) -> Ruleset:
     _outbound(draft, config, dns)
     if dns.on:
         _dns_redirects(draft, dns)
+    if dns.on and config.dns_zones:
         _dns_zones(draft, config, dns)
     if config.mode == TPROXY:
         _tproxy_marks(draft, config)

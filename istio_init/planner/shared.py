@@ -39,6 +39,9 @@ MANGLE = "mangle"
 RAW = "raw"
 FILTER = "filter"
 
+# What the tables are called in nf_tables, where they hold our chains and no others.
+NATIVE_TABLES = {name: f"istio-proxy-{name}" for name in TABLES}
+
 PREROUTING = "PREROUTING"
 INPUT = "INPUT"
 OUTPUT = "OUTPUT"

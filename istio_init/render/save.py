@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from istio_init.model import BUILTIN_CHAINS, HEAD, IPV4, TABLES
-from istio_init.render.words import rule_words
+from istio_init.render.words import restore_words, rule_words
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from istio_init.model import Family, Plan, Table
 
@@ -38,7 +38,7 @@ def _lines(plan: Plan) -> Iterator[str]:
             yield f"*{name}"
             for family, table in found:
                 mark = ("-4 " if family == IPV4 else "-6 ") if marked else ""
-                for line in table_commands(table, family):
+                for line in table_commands(table, family, restore_words):
                     yield mark + line
             yield "COMMIT"
     from istio_init.render.commands import route_commands
@@ -47,8 +47,12 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"# {command}"
 
 
-def table_commands(table: Table, family: Family) -> Iterator[str]:
-    """Yield the commands that build a table's chains, as iptables-restore takes them."""
+def table_commands(
+    table: Table,
+    family: Family,
+    written: Callable[[list[str]], list[str]] = lambda words: words,
+) -> Iterator[str]:
+    """Yield the commands that build a table's chains; ``written`` is how words are put."""
     for chain in table.chains:
         if chain.name not in BUILTIN_CHAINS[table.name]:
             yield f"-N {chain.name}"
@@ -57,4 +61,4 @@ def table_commands(table: Table, family: Family) -> Iterator[str]:
             words = rule_words(rule, family)
             head = getattr(rule, "place", None) == HEAD
             verb = f"-I {chain.name} {number}" if head else f"-A {chain.name}"
-            yield " ".join((verb, *words))
+            yield " ".join((verb, *written(words)))

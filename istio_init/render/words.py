@@ -40,6 +40,8 @@ from istio_init.typed import TYPE_CHECKING, assert_never
 if TYPE_CHECKING:
     from istio_init.model import Family, Match, Target
 
+_RESTORE_WORDS = 200
+
 REJECT_WITH = {"ipv4": "icmp-port-unreachable", "ipv6": "icmp6-port-unreachable"}
 ANY_ADDRESS = {"ipv4": "0.0.0.0", "ipv6": "::"}  # noqa: S104 - nothing is bound to it
 COPY_MARK = ("--nfmask", hex(FULL_MASK), "--ctmask", hex(FULL_MASK))
@@ -48,7 +50,7 @@ COPY_MARK = ("--nfmask", hex(FULL_MASK), "--ctmask", hex(FULL_MASK))
 def rule_words(rule: Rule | ForeignRule, family: Family) -> list[str]:
     """Return the words that follow ``-A CHAIN``, in iptables' canonical spelling."""
     if isinstance(rule, ForeignRule):
-        return [rule.raw if isinstance(rule.raw, str) else f"# {len(rule.raw)} bytes"]
+        return [rule.spelled]
     words = [word for match in rule.matches for word in match_words(match)]
     return [*words, *target_words(rule.target, family)]
 
@@ -128,6 +130,25 @@ def target_words(target: Target, family: Family) -> list[str]:
 
 def _masked(value: int, mask: int) -> str:
     return f"{value:#x}" if mask == FULL_MASK else f"{value:#x}/{mask:#x}"
+
+
+def restore_words(words: list[str]) -> list[str]:
+    """Return a rule's words as iptables-restore can take them.
+
+    It has room for 255 words a line, which 50 groups fill; written closer
+    together the 64 that are allowed fit.
+    """
+    if len(words) <= _RESTORE_WORDS:
+        return words
+    closer: list[str] = []
+    for word in words:
+        if closer and closer[-1] == "-m":
+            closer[-1] += word
+        elif closer and closer[-1].startswith("--") and "=" not in closer[-1]:
+            closer[-1] += f"={word}"
+        else:
+            closer.append(word)
+    return closer
 
 
 def tool(family: Family) -> str:

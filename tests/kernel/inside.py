@@ -24,9 +24,10 @@ from socket import (
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from istio_init import planner
-from istio_init.apply.base import Transaction
+from istio_init.apply.base import Side, Transaction
 from istio_init.apply.legacy import Legacy
-from istio_init.cli.resolve import ISTIO_IPTABLES, resolve
+from istio_init.cli.resolve import resolve
+from istio_init.cli.startup import ISTIO_IPTABLES
 from istio_init.config import Facts
 from istio_init.diff import Change, TableChanges
 from istio_init.errors import ApplyError, IstioInitError
@@ -128,7 +129,7 @@ def write(family: Family, tables: dict[str, list[Chain]]) -> None:
             Change("append", chain.name, rule=rule) for chain in chains for rule in chain.rules
         ]
         result = make_table(name, {chain.name: chain for chain in chains})
-        applier.commit(TableChanges(family, name, (*created, *appended), result))
+        applier.commit((TableChanges(family, name, (*created, *appended), result),), ())
 
 
 def rewrite(family: Family, table: str, chain: str) -> tuple[Rule | ForeignRule, ...]:
@@ -142,10 +143,10 @@ def rewrite(family: Family, table: str, chain: str) -> tuple[Rule | ForeignRule,
         table,
         {one.name: one.replace(rules=()) if one is found else one for one in before.chains},
     )
-    applier.commit(TableChanges(family, table, (Change("flush", chain),), emptied))
+    applier.commit((TableChanges(family, table, (Change("flush", chain),), emptied),), ())
     applier.read(family, frozenset({table}))
     added = tuple(Change("append", chain, rule=rule) for rule in found.rules)
-    applier.commit(TableChanges(family, table, added, before))
+    applier.commit((TableChanges(family, table, added, before),), ())
     return found.rules
 
 
@@ -178,13 +179,13 @@ class Disturbed(Legacy):
         self._left = number
         self._event = event
 
-    def commit(self, change: TableChanges) -> None:
+    def _commit_table(self, change: TableChanges) -> None:
         self._left -= 1
         if self._left == 0:
             if not self._event:
                 raise ApplyError("injected", where="the test", why="to see it rolled back")
             subprocess.run(self._event, check=True)
-        super().commit(change)
+        super()._commit_table(change)
 
 
 def apply_disturbed(number: int, event: tuple[str, ...], flags: dict[str, str]) -> str:
@@ -192,7 +193,8 @@ def apply_disturbed(number: int, event: tuple[str, ...], flags: dict[str, str]) 
     resolved = resolve(ISTIO_IPTABLES, flags, {}, Names())
     plan = planner.plan(resolved.config, Facts())
     try:
-        Transaction(Disturbed(number, event), plan, Log("none"), clean=False).run()
+        log = Log("none")
+        Transaction((Side(Disturbed(number, event), plan, log),), plan, log, clean=False).run()
     except IstioInitError as error:
         return str(error)
     return ""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from istio_init import host
-from istio_init.cli import commands
+from istio_init.apply import run
+from istio_init.cli import actions, main
 from istio_init.config import Facts
 
 if TYPE_CHECKING:
@@ -58,10 +59,11 @@ def call(
         enter(mock.patch.object(host, "Names", return_value=names))
         enter(mock.patch.object(host, "usable_addresses", return_value=facts.addresses))
         enter(mock.patch.object(host, "resolvers", return_value=facts.nameservers))
-        enter(mock.patch.object(commands, "_enter"))
-        enter(mock.patch.object(commands, "_transact", no_kernel))
+        enter(mock.patch.object(actions, "_enter"))
+        enter(mock.patch.object(run, "converge", no_kernel))
+        enter(mock.patch.object(run, "clean", no_kernel))
         out, err = enter(redirect_stdout(io.StringIO())), enter(redirect_stderr(io.StringIO()))
-        code = commands.main(argv)
+        code = main(argv)
     return Done(code, out.getvalue(), err.getvalue())
 
 
@@ -73,7 +75,7 @@ def asked(*argv: str, env: Mapping[str, str] | None = None, etc: Path = ETC) -> 
         found.append(resolved)
         return 0
 
-    with mock.patch.object(commands, "_act", act):
+    with mock.patch.object(actions, "_act", act):
         done = call(*argv, env=env, etc=etc)
     assert done.code == 0, done.err
     return found[0]
@@ -85,7 +87,7 @@ def refused(*argv: str, env: Mapping[str, str] | None = None, etc: Path = ETC) -
     def act(resolved: Resolved, _: Log) -> int:
         raise AssertionError(f"bad input was accepted: {resolved}")
 
-    with mock.patch.object(commands, "_act", act):
+    with mock.patch.object(actions, "_act", act):
         done = call(*argv, env=env, etc=etc)
     assert done.code == 2, done.err
     assert not done.out

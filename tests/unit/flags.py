@@ -58,6 +58,7 @@ VALUES: tuple[tuple[str, str, str, str, object], ...] = (
     ("format", "", "json", "format", "json"),
     ("wait", "", "1m", "wait", 60.0),
     ("iptables-probe-port", "", "15102", "probe_port", 15102),
+    ("on-missing", "", "degrade", "degrade", True),
     ("probe-timeout", "", "500ms", "probe_timeout", 0.5),
     ("log_output_level", "", "default:warn", "log_level", "warn"),
 )

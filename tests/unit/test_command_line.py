@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from istio_init import __version__, host, netns
-from istio_init.cli import commands, main
+from istio_init.cli import actions, main
 from istio_init.cli.options import OPTIONS
 from istio_init.config import Facts
 from istio_init.errors import ApplyError, ConfigError, ProbeError, UnsupportedError
@@ -352,7 +352,7 @@ def test_skipping_the_rules_writes_and_reads_nothing() -> None:
     ],
 )
 def test_errors_become_exit_codes(error: BaseException, code: int, text: str) -> None:
-    with mock.patch.object(commands, "_act", side_effect=error):
+    with mock.patch.object(actions, "_act", side_effect=error):
         done = call()
 
     assert (done.code, done.out) == (code, "")

@@ -165,7 +165,7 @@ def test_words_of_foreign_rules() -> None:
     assert rule_words(ForeignRule("-m comment --comment x -j LOG"), IPV4) == [
         "-m comment --comment x -j LOG"
     ]
-    assert rule_words(ForeignRule(b"\0" * 112), IPV4) == ["# 112 bytes"]
+    assert rule_words(ForeignRule(b"\0" * 112, text="-p sctp"), IPV4) == ["-p sctp"]
 
 
 def test_nothing_else_has_words() -> None:

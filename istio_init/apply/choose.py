@@ -1,0 +1,148 @@
+"""Which backend to use, decided without changing, or creating, anything.
+
+Where rules of ours stand already decides; then where rules of others stand;
+then what the kernel offers. A table that nobody has used is not looked at:
+reading it would create it, and the next run would take it for used.
+"""
+
+from __future__ import annotations
+
+from istio_init.apply import nfnetlink
+from istio_init.errors import UnsupportedError
+from istio_init.host import legacy_tables
+from istio_init.model import BUILTIN_CHAINS, FAMILIES, IPV4
+from istio_init.planner.shared import NATIVE_TABLES, OWN_CHAINS
+from istio_init.typed import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from istio_init.apply.base import Applier
+    from istio_init.config import Backend
+
+    Kind = Literal["legacy", "nft", "nftables"]
+
+KINDS: tuple[Kind, ...] = ("legacy", "nft", "nftables")
+
+_NFT_FAMILIES = ("ip", "ip6")
+_NATIVE_TABLES = frozenset(("inet", name) for name in NATIVE_TABLES.values())
+
+
+class Evidence(Record):
+    """What was found in the kernel: which backends it has, and whose rules are in each."""
+
+    available: frozenset[Kind]
+    ours: frozenset[Kind]
+    others: frozenset[Kind]
+
+
+def choose(evidence: Evidence) -> Kind:
+    """Return the backend for a run.
+
+    The same evidence always gives the same backend, and a run leaves evidence
+    for the one it used.
+
+    Raises:
+        UnsupportedError: the kernel has none.
+    """
+    for found in (evidence.ours, evidence.others, evidence.available):
+        for kind in KINDS:
+            if kind in found & evidence.available:
+                return kind
+    raise UnsupportedError(
+        "this kernel has neither ip_tables nor nf_tables: load one of these modules on the node"
+    )
+
+
+def look(*, thoroughly: bool = False) -> Evidence:
+    """Return the evidence of this network namespace.
+
+    Where the kernel does not tell which legacy tables are in use, none is taken
+    to be; to look ``thoroughly`` is to open them all the same.
+
+    Raises:
+        ApplyError: the kernel does not let this process look.
+    """
+    available: set[Kind] = set()
+    ours: set[Kind] = set()
+    others: set[Kind] = set()
+    if _legacy_is_there():
+        available.add("legacy")
+    if _legacy_in_use(unknown=thoroughly):
+        _look_at_legacy(ours, others)
+    chains = nfnetlink.chains()
+    if chains is not None:
+        available |= {"nft", "nftables"}
+        iptables = [
+            place
+            for place in chains
+            if place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
+        ]
+        if any(place.chain in OWN_CHAINS for place in iptables):
+            ours.add("nft")
+        elif iptables and _has_rules():
+            others.add("nft")
+        # Names of tables, not of chains: one that was left empty is to go too.
+        if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
+            ours.add("nftables")
+    return Evidence(frozenset(available), frozenset(ours), frozenset(others))
+
+
+def _has_rules() -> bool:
+    return any(
+        place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
+        for place in nfnetlink.rules() or ()
+    )
+
+
+def _legacy_is_there() -> bool:
+    try:
+        return legacy_tables(IPV4) is not None
+    except PermissionError:
+        return True
+
+
+def _legacy_in_use(*, unknown: bool) -> bool:
+    """Whether there is a legacy table to look at; ``unknown`` where nobody may know."""
+    try:
+        return any(legacy_tables(family) for family in FAMILIES)
+    except PermissionError:
+        return unknown
+
+
+def _look_at_legacy(ours: set[Kind], others: set[Kind]) -> None:
+    from istio_init.apply.legacy import Legacy
+
+    applier = Legacy()
+    for family in FAMILIES:
+        try:
+            live = applier.read(family, frozenset())
+        except UnsupportedError:
+            continue
+        for table in live.tables:
+            for chain in table.chains:
+                if chain.name in OWN_CHAINS:
+                    ours.add("legacy")
+                elif chain.rules or chain.policy is None:
+                    others.add("legacy")
+
+
+def applier(kind: Backend | Kind) -> Applier:
+    """Return the applier of a backend.
+
+    Raises:
+        UnsupportedError: what it stands on is not installed.
+    """
+    match kind:
+        case "legacy":
+            from istio_init.apply.legacy import Legacy
+
+            return Legacy()
+        case "nft":
+            from istio_init.apply.iptables_nft import IptablesNft
+
+            return IptablesNft()
+        case _:
+            from istio_init.apply.nftables import Nftables
+
+            return Nftables()

@@ -1,0 +1,56 @@
+"""SIGTERM and SIGINT as failures of a run, never in the middle of a step.
+
+A signal handler that raises would do so anywhere, also between a change of the
+kernel and the note that it was made. So both signals are held back while a run
+lasts, and the run asks for them where it can still turn back.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from istio_init.errors import ApplyError
+from istio_init.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class SignalsHeld:
+    """Holds both signals back for the length of a ``with`` block.
+
+    One that nobody asked for inside the block came too late and is dropped.
+    """
+
+    def __enter__(self) -> None:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while signal.sigtimedwait(_SIGNALS, 0):
+            continue
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+
+def check() -> None:
+    """Do nothing, unless a signal that is held back wants this run to end.
+
+    Raises:
+        ApplyError: it does.
+    """
+    while found := signal.sigtimedwait(_SIGNALS, 0):
+        # Whoever started this run can have decided that it is not to be asked.
+        if signal.getsignal(found.si_signo) == signal.SIG_IGN:
+            continue
+        raise ApplyError(
+            f"stopped by {signal.Signals(found.si_signo).name} before the end",
+            where="this run",
+            why="it was told to stop",
+            remedy="the next run starts over",
+        )

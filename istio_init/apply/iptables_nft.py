@@ -1,0 +1,179 @@
+"""The rules of iptables in nf_tables, through iptables-nft-save and -restore."""
+
+from __future__ import annotations
+
+from istio_init import ownership
+from istio_init.apply import features, nfnetlink, programs
+from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.model import BUILTIN_CHAINS, TABLES, ForeignRule, Ruleset, make_table
+from istio_init.parse.save import parse_save
+from istio_init.render.words import restore_words, rule_words, tool
+from istio_init.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.apply.programs import Finished
+    from istio_init.diff import Change, TableChanges
+    from istio_init.model import Family, Rule
+
+_NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
+_SAVE = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
+_RESTORE = {"ipv4": "iptables-nft-restore", "ipv6": "ip6tables-nft-restore"}
+
+
+class ProgramError(ApplyError):
+    """A program of iptables-nft ended with an error."""
+
+
+class IptablesNft:
+    """Reads and changes the tables of iptables-nft in the current network namespace."""
+
+    name = "nft"
+    wanted = staticmethod(ownership.wanted)
+    restored = staticmethod(ownership.restored)
+
+    def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
+        """Return the live tables; no program runs where there are none.
+
+        Raises:
+            UnsupportedError: nf_tables or the programs of iptables-nft are
+                missing, or a table holds what they cannot show.
+            ApplyError: the kernel does not let this process read.
+        """
+        chains = nfnetlink.chains()
+        if chains is None:
+            raise UnsupportedError(
+                "this kernel has no nf_tables: load the module nf_tables on the node, or use "
+                "--backend legacy"
+            )
+        tables = {
+            chain.table
+            for chain in chains
+            if chain.family == _NFT_FAMILY[family] and chain.table in BUILTIN_CHAINS
+        }
+        live = Ruleset(family, ())
+        if tables:
+            text = _execute(_SAVE[family], "", where=f"backend nft, {family}")
+            if "is incompatible" in text:
+                raise UnsupportedError(
+                    f"a table of {tool(family)} holds rules that iptables-nft cannot show "
+                    f"(backend nft, {family}): look at it with nft list ruleset, or use "
+                    "--backend nftables"
+                )
+            live = parse_save(text, family)
+        found = {table.name: table for table in live.tables}
+        for name in needed:
+            found.setdefault(name, make_table(name, {}))
+        return Ruleset(family, tuple(found[name] for name in TABLES if name in found))
+
+    def commit(self, changes: tuple[TableChanges, ...], _results: tuple[Ruleset, ...]) -> None:
+        """Change tables: one run of iptables-nft-restore a family, one transaction a table.
+
+        Raises:
+            ApplyError: the program or the kernel refused.
+        """
+        for family in dict.fromkeys(change.family for change in changes):
+            of_family = tuple(change for change in changes if change.family == family)
+            lines = [line for change in of_family for line in _lines(change)]
+            tables = ", ".join(change.table for change in of_family)
+            try:
+                _execute(
+                    _RESTORE[family],
+                    "".join(f"{text}\n" for text, _ in lines),
+                    where=f"backend nft, {family}, {tables}",
+                )
+            except ProgramError as error:
+                raise _refused(error, lines, family) from error
+
+
+def _lines(change: TableChanges) -> Iterator[tuple[str, Change | None]]:
+    """Yield the lines of iptables-restore, each with the step it stands for."""
+    yield f"*{change.table}", None
+    for step in change.steps:
+        yield _line(step, change.family), step
+    yield "COMMIT", None
+
+
+def _line(step: Change, family: Family) -> str:
+    """Return a step as iptables-restore takes it.
+
+    A rule is deleted by what it says, not by its number: a number would name
+    another rule if somebody else's went meanwhile.
+    """
+    match step.verb:
+        case "create-chain":
+            return f":{step.chain} - [0:0]"
+        case "delete-chain":
+            return f"-X {step.chain}"
+        case "flush":
+            return f"-F {step.chain}"
+        case "append":
+            return f"-A {step.chain} {_spelled(step.rule, family)}"
+        case "insert":
+            return f"-I {step.chain} {step.index + 1} {_spelled(step.rule, family)}"
+        case "delete":
+            return f"-D {step.chain} {_spelled(step.rule, family)}"
+
+
+def _spelled(rule: Rule | ForeignRule | None, family: Family) -> str:
+    if rule is None:
+        raise ValueError("a step without its rule")
+    return " ".join(restore_words(rule_words(rule, family)))
+
+
+def _execute(program: str, text: str, *, where: str) -> str:
+    """Run a program of iptables-nft; return what it printed.
+
+    Raises:
+        UnsupportedError: it is not installed.
+        ProgramError: it failed.
+        ApplyError: it did not come to an end.
+    """
+    done = programs.execute(
+        [program, "--noflush"] if text else [program],
+        text,
+        where=where,
+        instead="install iptables 1.8, or use --backend nftables or legacy",
+    )
+    if done.code != 0:
+        raise _failed(program, done, where)
+    return done.output
+
+
+def _failed(program: str, done: Finished, where: str) -> ProgramError:
+    lines = [line.strip() for line in done.complaints.splitlines() if line.strip()]
+    # The first complaint is the cause; a rule that failed fails those behind it too.
+    said = [line for line in lines if "arning" not in line and not line.endswith("(nf_tables):")]
+    return ProgramError(
+        f"{program} failed",
+        where=where,
+        why=said[0] if said else "it does not say why",
+        remedy="run as root with the capability NET_ADMIN" if done.denied else "",
+    )
+
+
+def _refused(
+    error: ProgramError, lines: list[tuple[str, Change | None]], family: Family
+) -> ProgramError:
+    """Return the error with the rule that the program stumbled over, and what that needs."""
+    number = _line_number(error.why)
+    if not 0 < number <= len(lines):
+        return error
+    text, step = lines[number - 1]
+    error.why += f" at: {text}"
+    needed = features.needed((step,), family) if step else ()
+    if needed and not error.remedy:
+        modules = ", ".join(feature.module for feature in needed)
+        error.missing = frozenset(feature.name for feature in needed)
+        error.remedy = f"see that the kernel has the modules nft_compat, {modules}"
+        if any(feature.name == "owner" for feature in needed):
+            error.remedy += ", and that this user namespace knows the uid or gid"
+    return error
+
+
+def _line_number(message: str) -> int:
+    """Return the number of the input line that a message names, 0 where it names none."""
+    _, found, rest = message.partition("line")
+    digits = rest.lstrip(": ").partition(" ")[0].rstrip(":.")
+    return int(digits) if found and digits.isdigit() else 0

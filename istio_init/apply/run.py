@@ -1,0 +1,69 @@
+"""A whole run: choose the backend, converge, and leave nothing of ours in the others."""
+
+from __future__ import annotations
+
+from istio_init.apply import choose, interrupt
+from istio_init.apply.base import Outcome, Side, Transaction
+from istio_init.apply.lock import XtablesLock
+from istio_init.typed import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from istio_init.apply.choose import Evidence
+    from istio_init.config import Run
+    from istio_init.log import Log
+    from istio_init.model import Plan
+
+
+class Result(Record):
+    """What a run did, and in which backend."""
+
+    backend: str
+    outcome: Outcome
+
+
+def converge(plan: Plan, run: Run, log: Log) -> Result:
+    """Put the plan in place, in one backend only.
+
+    Rules of ours in another backend are removed once they stand in this one.
+
+    Raises:
+        ApplyError: it could not be done, and what stood before stands again.
+        UnsupportedError: this kernel or machine cannot do it; nothing was changed.
+    """
+    with interrupt.SignalsHeld(), XtablesLock(run.wait):
+        evidence = choose.look()
+        kind = choose.choose(evidence) if run.backend == "auto" else run.backend
+        log.debug(f"backend {kind}; found {evidence}")
+        others = _emptied(evidence, plan, log, kept=kind)
+        sides = (Side(choose.applier(kind), plan, log), *others)
+        return Result(kind, Transaction(sides, plan, log, clean=False).run())
+
+
+def clean(hints: Plan, run: Run, log: Log) -> Result:
+    """Remove everything of ours from every backend, and the routes.
+
+    ``hints`` holds what the flags of this call could have built. A dry run only
+    says what would go.
+
+    Raises:
+        ApplyError: it could not be done, and what stood before stands again.
+        UnsupportedError: this machine cannot do it; nothing was changed.
+    """
+    with interrupt.SignalsHeld(), XtablesLock(run.wait):
+        sides = _emptied(choose.look(thoroughly=True), hints, log)
+        transaction = Transaction(sides, hints, log, clean=True)
+        outcome = transaction.preview() if run.dry_run else transaction.run()
+        return Result(", ".join(side.name for side in sides), outcome)
+
+
+def _emptied(evidence: Evidence, plan: Plan, log: Log, *, kept: str = "") -> tuple[Side, ...]:
+    """Return the backends with any rules, but for the one that is kept: ours go from there.
+
+    Some of our rules can be told from those of others without a chain of ours
+    beside them, so a backend that seems to hold only theirs is looked at too.
+    """
+    return tuple(
+        Side(choose.applier(kind), plan, log, clean=True, may_skip=kind not in evidence.ours)
+        for kind in choose.KINDS
+        if kind in evidence.ours | evidence.others and kind != kept
+    )

@@ -1,0 +1,156 @@
+"""What each command does once its flags are known; no command line library is needed here."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from istio_init.cli.resolve import resolve
+from istio_init.config import LAYOUT_1_30, TPROXY
+from istio_init.errors import IstioInitError, UnsupportedError
+from istio_init.log import Log
+from istio_init.typed import TYPE_CHECKING, assert_never
+
+if TYPE_CHECKING:
+    from istio_init.apply.run import Result
+    from istio_init.cli.resolve import Resolved
+    from istio_init.config import Format
+    from istio_init.model import Plan
+
+
+def run(command: str, flags: dict[str, str]) -> int:
+    """Run a command; return its exit code, with the reason for any but 0 in the log.
+
+    ``flags`` maps long flag names to their text.
+    """
+    from istio_init.host import Names
+
+    log = Log()
+    try:
+        resolved = resolve(command, flags, os.environ, Names())
+        log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
+        for warning in resolved.warnings:
+            log.warn(warning)
+        return _act(resolved, log)
+    except IstioInitError as error:
+        log.error(str(error))
+        return error.exit_code
+
+
+def _act(resolved: Resolved, log: Log) -> int:
+    run = resolved.run
+    if run.run_validation:
+        raise UnsupportedError("this release does not validate yet: leave --run-validation out")
+    if run.command == "clean":
+        _clean(resolved, log)
+    elif run.dry_run:
+        if resolved.config.layout == LAYOUT_1_30 and resolved.config.ipv6 is None:
+            # The addresses that decide are those of the namespace named.
+            _enter(resolved)
+        plan = _plan(resolved, log)
+        sys.stdout.write(_rendered(plan, run.format))
+        sys.stdout.flush()
+    elif run.skip_rule_apply:
+        log.info("--skip-rule-apply: nothing was written")
+    else:
+        _apply(resolved, log)
+    return 0
+
+
+def _plan(resolved: Resolved, log: Log) -> Plan:
+    from istio_init import host, planner
+
+    plan = planner.plan(resolved.config, host.gather(resolved.config))
+    for warning in plan.warnings:
+        log.warn(warning)
+    return plan
+
+
+def _rendered(plan: Plan, form: Format) -> str:
+    match form:
+        case "rules":
+            from istio_init.render import rules
+
+            return rules.render(plan)
+        case "save":
+            from istio_init.render import save
+
+            return save.render(plan)
+        case "json":
+            from istio_init.render import document
+
+            return document.render(plan)
+        case "commands":
+            from istio_init.render import commands
+
+            return commands.render(plan)
+        case "nft":
+            from istio_init.render import nft
+
+            return nft.render(plan)
+        case _:
+            assert_never(form)
+
+
+def _apply(resolved: Resolved, log: Log) -> None:
+    _enter(resolved)
+    result = _converge(resolved, log)
+    outcome = result.outcome
+    what = f"layout {resolved.config.layout} through backend {result.backend}"
+    for other in outcome.emptied:
+        log.info(f"removed our rules from backend {other}: they stand in {result.backend} now")
+    for sentence in outcome.hidden:
+        log.warn(sentence)
+    if not outcome.changed:
+        log.info(f"{what}: already in place, nothing was written")
+        return
+    tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
+    log.info(f"{what}: in place; wrote {tables or 'no table'}, {len(outcome.steps)} route steps")
+
+
+def _converge(resolved: Resolved, log: Log) -> Result:
+    """Put the plan in place; with --on-missing degrade, less of it where it has to be."""
+    from istio_init.apply import run
+
+    while True:
+        try:
+            return run.converge(_plan(resolved, log), resolved.run, log)
+        except IstioInitError as error:
+            if not resolved.run.degrade:
+                raise
+            from istio_init.degrade import degraded
+
+            config, warnings = degraded(resolved.config, error.missing)
+            if not warnings:
+                raise
+            log.debug(str(error))
+            for warning in warnings:
+                log.warn(f"--on-missing degrade: {warning}")
+            resolved = resolved.replace(config=config)
+
+
+def _clean(resolved: Resolved, log: Log) -> None:
+    from istio_init import planner
+    from istio_init.config import Facts
+
+    _enter(resolved)
+    # Every rule that these flags could have built, in either family, helps to
+    # tell ours from those of others.
+    config = resolved.config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
+    hints = planner.plan(config, Facts())
+    from istio_init.apply import run
+
+    outcome = run.clean(hints, resolved.run, log).outcome
+    if not outcome.changed:
+        log.info("clean: nothing of ours was found")
+        return
+    tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
+    done = "would remove" if resolved.run.dry_run else "removed"
+    log.info(f"clean: {done} ours from {tables or 'no table'}, {len(outcome.steps)} route steps")
+
+
+def _enter(resolved: Resolved) -> None:
+    if resolved.run.network_namespace:
+        from istio_init import netns
+
+        netns.enter(resolved.run.network_namespace)

@@ -1,0 +1,244 @@
+"""Rules of others that stand before ours and keep packets from them."""
+
+from __future__ import annotations
+
+from istio_init.model import (
+    BUILTIN_CHAINS,
+    Accept,
+    Drop,
+    ForeignRule,
+    InInterface,
+    Jump,
+    Proto,
+    Redirect,
+    Reject,
+    Return,
+    Rule,
+    Tproxy,
+)
+from istio_init.planner.shared import (
+    DROP,
+    FILTER,
+    INBOUND,
+    OUTBOUND,
+    OUTBOUND_DNS,
+    PREROUTING,
+    RAW,
+)
+from istio_init.planner.shared import REDIRECT as REDIRECT_CHAIN
+from istio_init.render.words import rule_words, tool
+from istio_init.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from istio_init.model import Chain, Family, Match, Protocol, Ruleset, Table
+
+    # What becomes of the packets that a rule or a chain sees: all of them go no
+    # further, some or all come back, or the rule is none that decides.
+    Fate = Literal["ends", "returns", "goes on"]
+
+_PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
+
+# Targets after which the next rule is tried. Any other may end the chain.
+_GO_ON = frozenset(
+    {
+        *("AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "ECN"),
+        *("HL", "HMARK", "IDLETIMER", "LED", "LOG", "MARK", "NFLOG", "NOTRACK", "RATEEST"),
+        *("SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG"),
+    }
+)
+# Matches that keep no packet out: those written for people, and the protocol's
+# own when nothing follows its name.
+_IDLE_MATCHES = frozenset({"comment", "tcp", "udp"})
+
+
+def shadowed(live: Ruleset, planned: Ruleset) -> tuple[str, ...]:
+    """Return a sentence for each rule of others that takes from ours what ours are for.
+
+    Such a rule stands before one of ours in a built-in chain, sees at least the
+    same packets of a protocol, and none goes on behind it. One that sees only
+    some of them, by port, address, interface or user, is taken for meant.
+    ``live`` holds the rules as they stand after a run, ``planned`` ours.
+    """
+    found = []
+    for plan in planned.tables:
+        table = live.table(plan.name)
+        for chain in table.chains if table else ():
+            ours = plan.chain(chain.name)
+            if table and ours and chain.name in BUILTIN_CHAINS[table.name]:
+                found += list(_hiding(chain, ours, table, plan, live.family))
+    return tuple(found)
+
+
+def _hiding(chain: Chain, ours: Chain, table: Table, plan: Table, family: Family) -> Iterator[str]:
+    for position, rule in enumerate(chain.rules):
+        if rule in ours.rules:
+            continue
+        after = [one for one in chain.rules[position + 1 :] if one in ours.rules]
+        lost = _lost(rule, [one for one in after if isinstance(one, Rule)], chain, table, plan)
+        if lost:
+            spelled = " ".join(rule_words(rule, family))
+            place = f"{tool(family)} -t {table.name}"
+            yield f"{place}: the rule -A {chain.name} {spelled} stands before ours: {lost}"
+
+
+def _lost(
+    rule: Rule | ForeignRule, after: list[Rule], chain: Chain, table: Table, plan: Table
+) -> str:
+    """Return what a rule prevents, ``""`` for nothing."""
+    protocols = [one for one in _PROTOCOLS if _fate(rule, one, table, ()) == "ends"]
+    for one in after:
+        shared = one.matches if isinstance(rule, Rule) else ()
+        for protocol in protocols or _PROTOCOLS:
+            hidden = protocol in protocols or (
+                # It says the same as ours, word for word.
+                isinstance(rule, Rule)
+                and set(rule.matches) <= set(shared)
+                and _verdict(rule, protocol, table, ()) == "ends"
+            )
+            if hidden and protocol in _carried(one, plan):
+                return _consequence(one, chain.name, table.name, protocol, rule)
+    return ""
+
+
+def _carried(rule: Rule, plan: Table) -> tuple[Protocol, ...]:
+    """Return the protocols of which packets reach a rule of ours for something.
+
+    Most jumps are for TCP; one without a protocol is for UDP too where a rule
+    behind it is.
+    """
+    for match in rule.matches:
+        if isinstance(match, Proto):
+            return (match.name,)
+    if plan.name == RAW:
+        return ("udp",)
+    behind = plan.chain(rule.target.chain) if isinstance(rule.target, Jump) else None
+    jumps = (one.target for one in behind.rules if isinstance(one, Rule)) if behind else ()
+    if any(jump == Jump(OUTBOUND_DNS) for jump in jumps):
+        return ("tcp", "udp")
+    return ("tcp",)
+
+
+def _consequence(
+    ours: Rule, chain: str, table: str, protocol: Protocol, rule: Rule | ForeignRule
+) -> str:
+    """Return what does not happen to the packets that ours do not see, ``""`` if it is the same."""
+    match ours.target:
+        case Return():
+            return ""
+        case Jump(name) if table == RAW and name in (INBOUND, OUTBOUND_DNS):
+            return "DNS connections of the application and of the agent are not kept apart"
+        case Jump(name) if name == OUTBOUND:
+            if protocol == "udp":
+                return "DNS queries over UDP do not reach the agent"
+            return "outbound TCP does not reach the proxy"
+        case Jump(name) if name == INBOUND:
+            return "inbound TCP does not reach the proxy"
+        case Jump(name) if name == REDIRECT_CHAIN and chain == PREROUTING:
+            names = [one.name for one in ours.matches if isinstance(one, InInterface)]
+            return f"TCP from {', '.join(names) or 'virtual interfaces'} does not reach the proxy"
+        case Jump(name) if name == DROP:
+            return "invalid packets are not dropped"
+        case Reject() | Accept() if table == FILTER:
+            lets_in = not isinstance(rule, Rule) or isinstance(rule.target, Accept | Return | Jump)
+            rejects = isinstance(ours.target, Reject)
+            return "inbound IPv6 passes beside the proxy" if lets_in and rejects else ""
+        case _:
+            return "answers of captured connections do not find their way back to the proxy"
+
+
+def _fate(
+    rule: Rule | ForeignRule, protocol: Protocol, table: Table, inside: tuple[str, ...]
+) -> Fate:
+    """Return what a rule does to all packets of a protocol; ``goes on`` if not to all."""
+    if isinstance(rule, ForeignRule):
+        return _foreign_fate(rule, protocol, table, inside)
+    if all(_keeps_nothing_out(match, protocol) for match in rule.matches):
+        return _verdict(rule, protocol, table, inside)
+    return "goes on"
+
+
+def _keeps_nothing_out(match: Match, protocol: Protocol) -> bool:
+    return isinstance(match, Proto) and (match.name == protocol) != match.negated
+
+
+def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Fate:
+    """Return what becomes of the packets that a rule matches."""
+    match rule.target:
+        case Jump(name):
+            return _chain_fate(name, protocol, table, inside)
+        case Return():
+            return "returns" if inside else "ends"
+        case Accept() | Drop() | Reject() | Redirect() | Tproxy():
+            return "ends"
+        case _:
+            return "goes on"
+
+
+def _chain_fate(name: str, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Fate:
+    chain = table.chain(name)
+    # The kernel knows no loops; a set of rules made by hand may.
+    if chain is None or name in inside:
+        return "goes on"
+    for rule in chain.rules:
+        fate = _fate(rule, protocol, table, (*inside, name))
+        if fate != "goes on":
+            # What comes back from a chain goes on behind the jump to it.
+            return "ends" if fate == "ends" else "goes on"
+        if _may_return(rule):
+            return "goes on"
+    return "goes on"
+
+
+def _may_return(rule: Rule | ForeignRule) -> bool:
+    if isinstance(rule, ForeignRule):
+        return rule.spelled.endswith("-j RETURN")
+    return isinstance(rule.target, Return)
+
+
+def _foreign_fate(
+    rule: ForeignRule, protocol: Protocol, table: Table, inside: tuple[str, ...]
+) -> Fate:
+    words = _words(rule.spelled)
+    verb = target = ""
+    for position, word in enumerate(words[:-1]):
+        if word in ("-j", "-g"):
+            verb, target = words[position : position + 2]
+            words = words[:position]
+            break
+    if not verb or not _all_pass(words, protocol):
+        return "goes on"
+    if target == "RETURN":
+        return "returns" if inside else "ends"
+    if verb == "-j" and table.chain(target):
+        return _chain_fate(target, protocol, table, inside)
+    # What went to a chain for good (-g) does not come back to where it was.
+    return "goes on" if target in _GO_ON else "ends"
+
+
+def _all_pass(words: list[str], protocol: Protocol) -> bool:
+    """Whether the matches of a rule keep no packet of a protocol out."""
+    left = iter(words)
+    for word in left:
+        negated = word == "!"
+        option = next(left, "") if negated else word
+        value = next(left, "")
+        if option == "-p":
+            passes = (value in (protocol, "all")) != negated
+        elif option == "--comment":
+            passes = True
+        else:
+            passes = option == "-m" and value in _IDLE_MATCHES and not negated
+        if not passes:
+            return False
+    return True
+
+
+def _words(text: str) -> list[str]:
+    if '"' not in text and "\\" not in text:
+        return text.split()
+    import shlex
+
+    return shlex.split(text)

@@ -1,0 +1,134 @@
+"""Every step by which the program reads or changes the kernel, watched from inside."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, Literal
+
+from istio_init.apply import iptables_nft, legacy, libiptc, nftables, programs, routes
+from istio_init.apply.programs import Finished
+from istio_init.errors import ApplyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Kind = Literal["read", "table", "route"]
+    Moment = Literal["before", "after"]
+    Watch = Callable[[Kind, Moment], None]
+
+_READERS: tuple[type, ...] = (legacy.Legacy, iptables_nft.IptablesNft, nftables.Nftables)
+_CHANGERS = frozenset({"iptables-nft-restore", "ip6tables-nft-restore", "nft"})
+WHY = "injected failure"
+
+
+class Injected(Exception):  # noqa: N818 - it stands for whatever failure the step can have
+    """Raised by a watch: the step at hand fails in the way in which such steps fail."""
+
+
+class Steps:
+    """The steps of this process, from now on; at one of them an event can be made to happen.
+
+    ``taken`` lists the steps since ``arm``, up to the one of the event.
+    """
+
+    def __init__(self) -> None:
+        self.taken: list[Kind] = []
+        self.reached = True
+        self._number, self._moment, self._event = 0, "before", _nothing
+        self._kind: Kind | None = None
+        _watch_libiptc(self._watch)
+        _watch_programs(self._watch)
+        _watch_routes(self._watch)
+        for reader in _READERS:
+            _watch_reads(reader, self._watch)
+
+    def arm(
+        self, number: int, moment: Moment, event: Callable[[], None], kind: Kind | None = None
+    ) -> None:
+        """Let ``event`` happen once, before or after the step of that number (of that kind)."""
+        self.taken, self.reached = [], False
+        self._number, self._moment, self._event = number, moment, event
+        self._kind = kind
+
+    def _watch(self, kind: Kind, moment: Moment) -> None:
+        if self.reached or self._kind not in (None, kind):
+            return
+        if moment == "before":
+            self.taken.append(kind)
+        elif kind == "read":
+            # It changed nothing: after it is before the next.
+            return
+        if len(self.taken) == self._number and moment == self._moment:
+            self.reached = True
+            self._event()
+
+
+def _nothing() -> None:
+    return
+
+
+def fail() -> None:
+    """Let the step fail."""
+    raise Injected
+
+
+def _watch_libiptc(watch: Watch) -> None:
+    iptc = libiptc.load()
+    commit = iptc.Table.commit
+
+    def watched(table: Any) -> None:
+        try:
+            watch("table", "before")
+            commit(table)
+            watch("table", "after")
+        except Injected:
+            iptc.ip4tc._get_errno_loc()[0] = errno.EIO
+            raise iptc.IPTCError(WHY) from None
+
+    iptc.Table.commit = watched
+
+
+def _watch_programs(watch: Watch) -> None:
+    execute = programs.execute
+
+    def watched(arguments: Sequence[str], text: str = "", **named: str) -> Finished:
+        if not text or arguments[0] not in _CHANGERS:
+            return execute(arguments, text, **named)
+        try:
+            watch("table", "before")
+            done = execute(arguments, text, **named)
+            watch("table", "after")
+        except Injected:
+            return Finished(1, "", WHY)
+        return done
+
+    programs.execute = watched
+
+
+def _watch_routes(watch: Watch) -> None:
+    take = routes._take
+
+    def watched(ip: Any, step: routes.Step) -> None:
+        try:
+            watch("route", "before")
+            take(ip, step)
+            watch("route", "after")
+        except Injected:
+            raise OSError(errno.EIO, WHY) from None
+
+    routes._take = watched
+
+
+def _watch_reads(reader: Any, watch: Watch) -> None:
+    read = reader.read
+
+    def watched(self: Any, *arguments: Any) -> Any:
+        try:
+            watch("read", "before")
+            found = read(self, *arguments)
+            watch("read", "after")
+        except Injected:
+            raise ApplyError("cannot read", where="here", why=WHY) from None
+        return found
+
+    reader.read = watched
