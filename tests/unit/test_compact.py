@@ -48,6 +48,7 @@ from istio_init.model import (
 )
 from istio_init.planner.shared import TCP, UDP
 from istio_init.values import network
+from tests.unit.settings import tried_less
 
 if TYPE_CHECKING:
     from istio_init.model import Match, Table, Target
@@ -249,7 +250,7 @@ _packets = st.builds(
     connection_mark=st.sampled_from(_MARKS),
 )
 # How long it takes to make an example up says nothing about the code.
-_unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_unhurried = settings(tried_less, suppress_health_check=[HealthCheck.too_slow])
 
 
 @_unhurried
