@@ -16,7 +16,7 @@ from istio_init.render.words import tool
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, ClassVar
 
     from istio_init.diff import Change, TableChanges
     from istio_init.model import Family, ForeignRule, Rule, Table
@@ -28,6 +28,9 @@ class Legacy:
     """Reads and changes the legacy tables of the current network namespace."""
 
     name = "legacy"
+    # The library keeps one handle a table for the whole process, with what was
+    # read by it, or prepared and never committed: a new object gets it as it is.
+    _tables: ClassVar[dict[tuple[Family, str], Any]] = {}
 
     def __init__(self) -> None:
         try:
@@ -36,7 +39,6 @@ class Legacy:
             raise UnsupportedError(
                 f"the legacy backend needs python-iptables and the libraries of iptables: {error}"
             ) from error
-        self._tables: dict[tuple[Family, str], Any] = {}
 
     def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
         """Return the live tables, those of ``needed`` and those in use.

@@ -118,9 +118,10 @@ def wanted(plan: Plan) -> tuple[Item, ...]:
 def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, ...]:
     """Return what of ours is in this namespace, every duplicate rule included.
 
-    Ours are rules that look up a local default route by one of ``marks`` or the
-    default mark, those of ``hints`` and the default pair even without the route,
-    and ``::6`` on lo.
+    Ours are rules by one of ``marks`` or the default mark that lead to a local
+    default route or (as after a run that died) to nothing at all, those of
+    ``hints`` and the default pair wherever they lead, the routes that rules of
+    ours lead to, and ``::6`` on lo.
 
     Raises:
         ApplyError: netlink does not answer.
@@ -135,14 +136,18 @@ def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, .
     if not _any_marked_rule() and not hints:
         return addresses
     with _netlink() as ip:
-        routes = _local_routes(ip)
+        routes, filled = _routes(ip)
+        local = {route.plain for route in routes}
         rules = [
             rule
             for rule in _marked_rules(ip)
             if (rule.family, rule.mark, rule.table) in tables
             or (
                 rule.mark in marks | {DEFAULT_MARK}
-                and LocalRoute(rule.family, rule.table) in {route.plain for route in routes}
+                and (
+                    LocalRoute(rule.family, rule.table) in local
+                    or (rule.family, rule.table) not in filled
+                )
             )
         ]
     led_to = {LocalRoute(rule.family, rule.table) for rule in rules}
@@ -156,12 +161,13 @@ def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[Step, ..
     What differs from the planned only in what makes no difference to packets
     serves as well, and stays where the planned is missing; a second one goes.
     """
-    kept: set[Item] = set()
+    kept = {item for item in before if item in after}
     removed: list[Step] = []
     for item in before:
-        same = item.plain
-        if same in after and same not in kept and (item == same or same not in before):
-            kept.add(same)
+        if item in after:
+            continue
+        if item.plain in after and item.plain not in kept:
+            kept.add(item.plain)
         else:
             removed.append(Step("del", item))
     added = [Step("add", item) for item in after if item not in kept]
@@ -280,12 +286,15 @@ def _marked_rules(ip: Any) -> list[PolicyRule]:
     return found
 
 
-def _local_routes(ip: Any) -> tuple[LocalRoute, ...]:
-    """Return the local default routes over lo outside the kernel's own tables."""
+def _routes(ip: Any) -> tuple[tuple[LocalRoute, ...], set[tuple[Family, int]]]:
+    """Return the local default routes over lo, and the tables that hold any route."""
     found = []
+    filled: set[tuple[Family, int]] = set()
     for family in FAMILIES:
-        for message in ip.get_routes(family=_SOCKET_FAMILY[family], type=_RTN_LOCAL):
+        for message in ip.get_routes(family=_SOCKET_FAMILY[family]):
             attributes = dict(message["attrs"])
+            table = attributes.get("RTA_TABLE", message["table"])
+            filled.add((family, table))
             over_lo = attributes.get("RTA_OIF") == _LOOPBACK_INDEX
             if message["dst_len"] == 0 and message["type"] == _RTN_LOCAL and over_lo:
                 scope, metric = message["scope"], attributes.get("RTA_PRIORITY")
@@ -293,13 +302,13 @@ def _local_routes(ip: Any) -> tuple[LocalRoute, ...]:
                 found.append(
                     LocalRoute(
                         family,
-                        attributes.get("RTA_TABLE", message["table"]),
+                        table,
                         None if scope == usual[0] else scope,
                         message["proto"],
                         None if metric == usual[1] else metric,
                     )
                 )
-    return tuple(found)
+    return tuple(found), filled
 
 
 def _any_marked_rule() -> bool:
