@@ -11,11 +11,13 @@ linux/netfilter/xt_*.h.
 
 from __future__ import annotations
 
+from socket import inet_ntop
 from struct import Struct
 from struct import error as struct_error
 
 from istio_init.errors import ParseError
 from istio_init.model import (
+    ADDRESS_FAMILY,
     CT_STATES,
     FULL_MASK,
     IPV4,
@@ -277,7 +279,8 @@ def extensions(rule: Rule, family: Family) -> tuple[tuple[str, int, bool], ...]:
     found = []
     while position < end:
         size, name, revision = _EXTENSION.unpack_from(entry, position)
-        if entry[position + _EXTENSION.size : position + size] != _STANDARD_DATA:
+        data = entry[position + _EXTENSION.size : position + size]
+        if position < target or revision or data != _STANDARD_DATA:
             found.append((_text(name), revision, position == target))
         position += size
     return tuple(found)
@@ -345,8 +348,13 @@ def spelled(entry: bytes, family: Family) -> str:
     """
     header, offsets = _HEADERS[family], _OFFSETS[family]
     protocol, flags, inversions = header.unpack_from(entry)[8:]
-    printed = [one for one in _header_matches(entry, family) if not _on_every_interface(one)]
-    words = [word for match in printed for word in match_words(match)]
+    words: list[str] = []
+    for match in _header_matches(entry, family):
+        if not _on_every_interface(match):
+            words += match_words(match)
+        mask = _mask_of(match, entry, family)
+        if isinstance(match, Source | Destination) and mask != _mask(match.network):
+            words[-1] = f"{match.network.address}/{inet_ntop(ADDRESS_FAMILY[family], mask)}"
     if protocol:
         bang = ["!"] if inversions & _INVERT_PROTOCOL else []
         words += [*bang, "-p", _PROTOCOL_NAMES.get(protocol, str(protocol))]
@@ -394,9 +402,12 @@ def _spelled_target(name: str, revision: int, data: bytes, family: Family) -> li
         return []
     try:
         found = _decode_target(name, revision, data, family)
+        if _encode_target(found, family) == _extension(name, revision, data):
+            return target_words(found, family)
     except (ValueError, KeyError, IndexError, struct_error):
-        return ["-j", name]
-    return target_words(found, family)
+        # One that this program never writes.
+        pass
+    return ["-j", name]
 
 
 def _jump_of(entry: bytes, family: Family) -> str:
@@ -466,6 +477,12 @@ def _header_matches(entry: bytes, family: Family) -> list[Match]:
 def _network(family: Family, packed: bytes, mask: bytes) -> Network:
     # A mask with holes does not survive encoding again.
     return Network(family, packed, int.from_bytes(mask, "big").bit_count())
+
+
+def _mask_of(match: Match, entry: bytes, family: Family) -> bytes:
+    """Return the mask that an entry holds for its source or destination."""
+    source_mask, destination_mask = _HEADERS[family].unpack_from(entry)[2:4]
+    return bytes(source_mask if isinstance(match, Source) else destination_mask)
 
 
 def _on_every_interface(match: Match) -> bool:

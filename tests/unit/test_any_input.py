@@ -78,7 +78,7 @@ def _flags(names: SearchStrategy[str], texts: SearchStrategy[str]) -> SearchStra
     )
 
 
-def _vectors(flags: SearchStrategy[list[str]]) -> SearchStrategy[tuple[str, ...]]:
+def vectors(flags: SearchStrategy[list[str]]) -> SearchStrategy[tuple[str, ...]]:
     return st.lists(flags, max_size=6).map(
         lambda found: tuple(word for one in found for word in one)
     )
@@ -114,7 +114,7 @@ FACTS = st.sampled_from(
 )
 
 
-@given(st.sampled_from([(), *((word,) for word in WORDS)]), _vectors(ANY_FLAG), ENVIRONMENTS)
+@given(st.sampled_from([(), *((word,) for word in WORDS)]), vectors(ANY_FLAG), ENVIRONMENTS)
 @tried_more
 def test_any_call_is_understood_or_refused(
     word: tuple[str, ...], argv: tuple[str, ...], env: dict[str, str]
@@ -128,7 +128,7 @@ def test_any_call_is_understood_or_refused(
 
 @given(
     st.sampled_from([(), ("istio-iptables",)]),
-    st.one_of(_vectors(SUITED_FLAG), _vectors(SUITED_FLAG), _vectors(ANY_FLAG)),
+    st.one_of(vectors(SUITED_FLAG), vectors(SUITED_FLAG), vectors(ANY_FLAG)),
     st.one_of(SUITED_ENVIRONMENTS, SUITED_ENVIRONMENTS, ENVIRONMENTS),
     FACTS,
     st.sampled_from(FORMATS),

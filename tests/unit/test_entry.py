@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.apply import entry as entry_module
-from istio_init.apply.entry import decode, encode, jump, normalised
+from istio_init.apply.entry import decode, encode, extensions, jump, normalised, spelled
 from istio_init.errors import ParseError
 from istio_init.model import (
     FAMILIES,
@@ -43,6 +44,7 @@ from istio_init.model import (
     Tproxy,
     rule,
 )
+from istio_init.render.words import rule_words
 from istio_init.values import network
 from tests import strategies
 from tests.unit.settings import tried
@@ -163,71 +165,191 @@ def with_target(entry: bytes, family: Family, name: bytes, revision: int, data: 
 PLAIN = rule(Proto("tcp"), Ports("tcp", "dport", PortRange(80, 80)), then=Jump("ISTIO_INBOUND"))
 
 
+# Targets that this program never writes: what becomes of their words.
+TARGETS = {
+    "LOG": (b"LOG", 0, b"\4\0prefix".ljust(32, b"\0"), "-j LOG"),
+    "DNAT": (b"DNAT", 2, bytes(40), "-j DNAT"),
+    "MASQUERADE": (b"MASQUERADE", 0, bytes(16), "-j MASQUERADE"),
+    "REJECT otherwise": (b"REJECT", 0, struct.pack("=I", 1), "-j REJECT"),
+    "REDIRECT without ports": (b"REDIRECT", 0, bytes(16), "-j REDIRECT"),
+    "REDIRECT to a range": (
+        *(b"REDIRECT", 0),
+        struct.pack("=II8x", 1, 2) + struct.pack(">HH", 80, 90),
+        "-j REDIRECT",
+    ),
+    "REDIRECT, revised": (b"REDIRECT", 1, bytes(16), "-j REDIRECT"),
+    "REDIRECT, empty": (b"REDIRECT", 0, b"", "-j REDIRECT"),
+    "TPROXY, revised": (b"TPROXY", 0, bytes(16), "-j TPROXY"),
+    "MARK, revised": (b"MARK", 1, bytes(16), "-j MARK"),
+    "MARK, empty": (b"MARK", 2, b"", "-j MARK"),
+    "CONNMARK, masked": (
+        *(b"CONNMARK", 2),
+        struct.pack("=IIIBBBx", 0, 1, 2, 0, 0, 1),
+        "-j CONNMARK",
+    ),
+    "CONNMARK, set": (
+        *(b"CONNMARK", 2),
+        struct.pack("=IIIBBBx", 5, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 0),
+        "-j CONNMARK",
+    ),
+    "CT without a zone": (b"CT", 2, bytes(100), "-j CT"),
+    "CT, revised": (b"CT", 1, bytes(100), "-j CT"),
+    "ACCEPT, revised": (b"ACCEPT", 1, bytes(8), "-j ACCEPT"),
+    "QUEUE": (b"QUEUE", 0, bytes(8), "-j QUEUE"),
+    "none": (b"", 0, bytes(8), ""),
+    "a chain with data": (b"ISTIO_OUTPUT", 0, bytes(16), "-j ISTIO_OUTPUT"),
+}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    ("name", "revision", "data"),
-    [
-        (b"LOG", 0, b"\4\0prefix".ljust(32, b"\0")),
-        (b"DNAT", 2, bytes(40)),
-        (b"MASQUERADE", 0, bytes(16)),
-        (b"REJECT", 0, struct.pack("=I", 1)),
-        (b"REDIRECT", 0, bytes(16)),
-        (b"REDIRECT", 1, bytes(16)),
-        (b"REDIRECT", 0, b""),
-        (b"TPROXY", 0, bytes(16)),
-        (b"MARK", 1, bytes(16)),
-        (b"MARK", 2, b""),
-        (b"CONNMARK", 2, struct.pack("=IIIBBBx", 0, 1, 2, 0, 0, 1)),
-        (b"CONNMARK", 2, struct.pack("=IIIBBBx", 5, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 0)),
-        (b"CT", 2, bytes(100)),
-        (b"CT", 1, bytes(100)),
-        (b"ACCEPT", 1, bytes(8)),
-        (b"QUEUE", 0, bytes(8)),
-        (b"", 0, bytes(8)),
-        (b"ISTIO_OUTPUT", 0, bytes(16)),
-    ],
-)
+@pytest.mark.parametrize(("name", "revision", "data", "words"), TARGETS.values(), ids=list(TARGETS))
 def test_other_targets_stay_bytes_and_lead_nowhere(
-    family: Family, name: bytes, revision: int, data: bytes
+    family: Family, name: bytes, revision: int, data: bytes, words: str
 ) -> None:
     entry = with_target(encode(PLAIN, family), family, name, revision, data)
 
-    assert decode(entry, family) == ForeignRule(entry, "")
+    text = f"-p tcp -m tcp --dport 80 {words}".strip()
+    assert decode(entry, family) == ForeignRule(entry, "", text)
+
+
+# What is put where, counted from the end of the header, and the words for it.
+MATCHES = {
+    "another name": (2, b"ttl\0", "-p tcp -m ttl ..."),
+    "another revision": (31, b"\1", "-p tcp -m tcp ..."),
+    "ports from 0": (EXTENSION + 4, struct.pack("=HH", 0, 80), "-p tcp -m tcp ..."),
+    "both sides": (EXTENSION, struct.pack("=HHHH", 1, 2, 3, 4), "-p tcp -m tcp ..."),
+    "an option": (EXTENSION + 8, b"\1", "-p tcp -m tcp ..."),
+    "another inversion": (EXTENSION + 11, b"\4", "-p tcp -m tcp ..."),
+    "every port": (EXTENSION + 4, struct.pack("=HH", 0, 65535), "-p tcp -m tcp"),
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_other_matches_stay_bytes_and_their_jump_is_known(family: Family) -> None:
-    entry = encode(PLAIN, family)
-    start = HEADER[family]
+@pytest.mark.parametrize(("position", "data", "words"), MATCHES.values(), ids=list(MATCHES))
+def test_other_matches_stay_bytes_and_their_jump_is_known(
+    family: Family, position: int, data: bytes, words: str
+) -> None:
+    entry = put(encode(PLAIN, family), HEADER[family] + position, data)
 
-    for changed in (
-        # Another extension, another revision, and what iptables would not spell.
-        put(entry, start + 2, b"ttl\0"),
-        put(entry, start + 31, b"\1"),
-        put(entry, start + EXTENSION + 4, struct.pack("=HH", 0, 80)),
-        put(entry, start + EXTENSION, struct.pack("=HHHH", 1, 2, 3, 4)),
-        put(entry, start + EXTENSION + 8, b"\1"),
-        put(entry, start + EXTENSION + 11, b"\4"),
-        # A fragment flag, a protocol by number, an unknown inversion, a name's own mask.
-        put(entry, start - 30 if family == IPV4 else 131, b"\x80"),
-    ):
-        assert decode(changed, family) == ForeignRule(changed, "ISTIO_INBOUND")
+    assert decode(entry, family) == ForeignRule(entry, "ISTIO_INBOUND", f"{words} -j ISTIO_INBOUND")
 
 
-def test_masks_with_holes_stay_bytes() -> None:
-    entry = encode(Rule((Destination(TEN),), Jump("X")), IPV4)
+@pytest.mark.parametrize(
+    ("family", "position", "byte", "text"),
+    [
+        (IPV4, 82, 0x80, "-p tcp -m tcp --dport 80 -j ISTIO_INBOUND"),
+        (IPV4, 82, 0x01, "-p tcp -f -m tcp --dport 80 -j ISTIO_INBOUND"),
+        (IPV4, 82, 0x02, "-p tcp -m tcp --dport 80 -g ISTIO_INBOUND"),
+        (IPV4, 80, 1, "-p 1 -m tcp --dport 80 -j ISTIO_INBOUND"),
+        (IPV4, 80, 132, "-p 132 -m tcp --dport 80 -j ISTIO_INBOUND"),
+        (IPV6, 131, 0x80, "-p tcp -m tcp --dport 80 -j ISTIO_INBOUND"),
+        (IPV6, 131, 0x05, "-p tcp -m tcp --dport 80 -g ISTIO_INBOUND"),
+        (IPV6, 128, 58, "-p 58 -m tcp --dport 80 -j ISTIO_INBOUND"),
+    ],
+)
+def test_other_headers_stay_bytes_and_their_jump_is_known(
+    family: Family, position: int, byte: int, text: str
+) -> None:
+    entry = put(encode(PLAIN, family), position, bytes((byte,)))
 
-    for mask in (b"\xff\0\xff\0", b"\0\0\0\xff"):
-        changed = put(entry, 12, mask)
-        assert decode(changed, IPV4) == ForeignRule(changed, "X")
+    assert decode(entry, family) == ForeignRule(entry, "ISTIO_INBOUND", text)
 
 
-def test_interfaces_that_do_not_print_stay_bytes() -> None:
+def test_negated_protocols_by_number() -> None:
+    entry = put(encode(Rule((Proto("tcp", negated=True),), Jump("X")), IPV4), 80, b"\x84")
+
+    assert decode(entry, IPV4) == ForeignRule(entry, "X", "! -p 132 -j X")
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (b"\xff\0\xff\0", "-d 10.0.0.0/255.0.255.0"),
+        (b"\0\0\0\xff", "-d 10.0.0.0/0.0.0.255"),
+        (b"\xff\xff\0\0", "-d 10.0.0.0/16"),
+    ],
+)
+def test_masks_with_holes_stay_bytes_and_are_spelled_as_they_are(mask: bytes, words: str) -> None:
+    entry = put(encode(Rule((Destination(TEN), Mark(7)), Jump("X")), IPV4), 12, mask)
+    # A flag that makes it foreign whatever the mask is.
+    entry = put(entry, 82, b"\x80")
+
+    assert decode(entry, IPV4) == ForeignRule(entry, "X", f"{words} -m mark --mark 0x7 -j X")
+
+
+def test_mask_of_the_other_family_with_holes() -> None:
+    entry = encode(Rule((Source(network("fd00::/16")[0], negated=True),), Jump("X")), IPV6)
+    entry = put(entry, 32 + 15, b"\xff")
+
+    assert decode(entry, IPV6) == ForeignRule(entry, "X", "! -s fd00::/ffff::ff -j X")
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "words"),
+    [
+        (b"+", b"\xff\0\0\0\0", ""),
+        (b"\xff\xfe", b"\xff" * 3, "-i \ufffd\ufffd "),
+        (b"eth0", b"\xff" * 4, "-i eth0 "),
+    ],
+)
+def test_interfaces_that_do_not_print_stay_bytes(name: bytes, mask: bytes, words: str) -> None:
     entry = encode(Rule((InInterface("eth0"),), Jump("X")), IPV4)
+    changed = put(put(entry, 16, name.ljust(5, b"\0")), 48, mask.ljust(5, b"\0"))
 
-    for name, mask in ((b"+", b"\xff\0\0\0\0"), (b"\xff\xfe", b"\xff" * 3), (b"eth0", b"\xff" * 4)):
-        changed = put(put(entry, 16, name.ljust(5, b"\0")), 48, mask.ljust(5, b"\0"))
-        assert decode(changed, IPV4) == ForeignRule(changed, "X")
+    assert decode(changed, IPV4) == ForeignRule(changed, "X", f"{words}-j X")
+
+
+@pytest.mark.parametrize(
+    ("comment", "words"),
+    [
+        ("plain-word_7", "plain-word_7"),
+        ("two words", '"two words"'),
+        ("", '""'),
+        ('say "hi"', r'"say \"hi\""'),
+        ("it's", r'"it\'s"'),
+        ("a\\b", r'"a\\b"'),
+        ("-j X", '"-j X"'),
+    ],
+)
+def test_comments_are_spelled(comment: str, words: str) -> None:
+    plain = encode(Rule((), Jump("X")), IPV4)
+    body = comment.encode().ljust(256, b"\0")
+    match = struct.pack("=H29sB", EXTENSION + 256, b"comment", 0) + body
+    entry = plain[: HEADER[IPV4]] + match + plain[HEADER[IPV4] :]
+    end = HEADER[IPV4] + len(match)
+    entry = put(entry, OFFSET[IPV4], struct.pack("=HH", end, len(entry)))
+
+    assert decode(entry, IPV4) == ForeignRule(entry, "X", f"-m comment --comment {words} -j X")
+
+
+@given(drawn_rules())
+@tried
+def test_rules_are_spelled_as_their_words(drawn: tuple[Family, Rule]) -> None:
+    family, one = drawn
+
+    assert spelled(encode(one, family), family) == " ".join(rule_words(one, family))
+
+
+@given(drawn_rules())
+@tried
+def test_extensions_of_a_rule_are_those_of_its_words(drawn: tuple[Family, Rule]) -> None:
+    family, one = drawn
+    words = rule_words(one, family)
+    renamed = {"state": "conntrack"}
+    matches = [renamed.get(after, after) for word, after in pairwise(words) if word == "-m"]
+    built_in = isinstance(one.target, Jump | Return | Accept | Drop)
+    targets = [] if built_in else [words[words.index("-j") + 1]]
+
+    found = extensions(one, family)
+
+    assert [name for name, _, is_target in found if not is_target] == matches
+    assert [name for name, _, is_target in found if is_target] == targets
+
+
+def test_extension_without_any_data_is_one_too() -> None:
+    one = rule(Proto("tcp"), Socket(), then=SetMark(0, 0))
+
+    assert extensions(one, IPV4) == (("socket", 3, False), ("MARK", 2, True))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +427,7 @@ def test_target_that_looks_like_a_chain_by_its_bytes_is_none_by_its_revision() -
 
     assert entry.endswith(bytes(8))
     assert decode(entry, IPV4) == Rule((Proto("tcp"),), SetMark(0, 0))
-    assert decode(foreign, IPV4) == ForeignRule(foreign, "")
+    assert decode(foreign, IPV4) == ForeignRule(foreign, "", "-p tcp -j MARK --set-xmark 0x0/0x0")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from istio_init.model import (
     make_table,
     rule,
 )
-from istio_init.ownership import Traces, has_ours, traces, wanted
+from istio_init.ownership import Traces, has_ours, leads_into_ours, restored, traces, wanted
 from istio_init.parse.save import parse_table
 from istio_init.planner import plan
 from istio_init.planner.shared import OWN_CHAINS
@@ -617,3 +617,105 @@ def test_foreign_rules_keep_their_place_relative_to_ours() -> None:
         assert rules(found, "OUTPUT").index(one) < rules(found, "OUTPUT").index(other)
     assert isinstance(found.tables[0].chains[2].rules[1], Rule)
     assert found.tables[0].chains[2].rules[1] == Rule((), Jump("ISTIO_OUTPUT"))
+
+
+def taken_back(
+    live: tuple[Ruleset, ...], before: tuple[Ruleset, ...], planned: Plan
+) -> tuple[Ruleset, ...]:
+    known = traces((*live, *before))
+    return tuple(
+        restored(one, other, planned.ruleset(one.family), known)
+        for one, other in zip(live, before, strict=True)
+    )
+
+
+@given(FOREIGN, ANY_CONFIG, ANY_CONFIG)
+@tried_less
+def test_run_taken_back_leaves_what_was_there_before(
+    start: tuple[Ruleset, ...], first: Config, second: Config
+) -> None:
+    before = converge(start, plan(first, FACTS))
+    planned = plan(second, FACTS)
+
+    assert taken_back(converge(before, planned), before, planned) == before
+    assert taken_back(before, before, planned) == before
+    cleaned_up = converge(before, planned, clean=True)
+    assert taken_back(cleaned_up, before, planned) == before
+
+
+@given(FOREIGN, ANY_CONFIG, ANY_CONFIG, st.sampled_from(PLACES), st.integers(0, 9))
+@tried_less
+def test_what_others_wrote_meanwhile_stays_when_a_run_is_taken_back(
+    start: tuple[Ruleset, ...],
+    first: Config,
+    second: Config,
+    place: tuple[Family, str, str],
+    position: int,
+) -> None:
+    planned = plan(second, FACTS)
+    before = converge(start, plan(first, FACTS))
+    after = converge(before, planned)
+    family, name, chain_name = place
+    meanwhile = ForeignRule("-m comment --comment meanwhile -j ACCEPT")
+
+    def with_one_more(ruleset: Ruleset) -> Ruleset:
+        if ruleset.family != family:
+            return ruleset
+        tables = []
+        for table in ruleset.tables:
+            chains = {one.name: one for one in table.chains}
+            if table.name == name:
+                held = list(chains[chain_name].rules)
+                held.insert(min(position, len(held)), meanwhile)
+                chains[chain_name] = chains[chain_name].replace(rules=tuple(held))
+            tables.append(make_table(table.name, chains))
+        return ruleset.replace(tables=tuple(tables))
+
+    live = tuple(with_one_more(one) for one in after)
+
+    for one, then, other in zip(taken_back(live, before, planned), live, before, strict=True):
+        for table, live_table, old_table in zip(one.tables, then.tables, other.tables, strict=True):
+            assert {chain.name for chain in table.chains} == {
+                *(chain.name for chain in old_table.chains)
+            }
+            for chain in table.chains:
+                old, now = old_table.chain(chain.name), live_table.chain(chain.name)
+                assert old is not None
+                ours = [one for one in chain.rules if is_ours(one)]
+                assert ours == [one for one in old.rules if is_ours(one)]
+                others = [one for one in chain.rules if not is_ours(one)]
+                assert others == [one for one in (now.rules if now else ()) if not is_ours(one)]
+
+
+def test_way_into_our_chains_comes_back_with_them() -> None:
+    before = nat(
+        *("OUTPUT -j MINE", "OUTPUT -j ISTIO_OUTPUT", "ISTIO_OUTPUT -j RETURN"),
+        *(f"MINE {F1}", "MINE -j ISTIO_OUTPUT", f"MINE {F2}"),
+    )
+    nothing = Ruleset(IPV4, ())
+    after = wanted(before, nothing, traces((before,)), clean=True)
+
+    assert rules(after, "MINE") == [F1, F2]
+    assert restored(after, before, nothing, traces((before,))) == before
+    # Who changed the chain meanwhile is not overruled.
+    changed = nat("OUTPUT -j MINE", f"MINE {F2}")
+    again = restored(changed, before, nothing, traces((before,)))
+    assert rules(again, "MINE") == [F2]
+    assert rules(again, "OUTPUT") == rules(before, "OUTPUT")
+
+
+def test_table_that_was_not_there_before_is_emptied_of_ours() -> None:
+    live = nat("OUTPUT -j ISTIO_OUTPUT", f"OUTPUT {F1}", "ISTIO_OUTPUT -j RETURN")
+
+    found = restored(live, Ruleset(IPV4, ()), plan(NEW, FACTS).ruleset(IPV4), traces((live,)))
+
+    assert rules(found, "OUTPUT") == [F1]
+    assert not has_ours(found)
+
+
+def test_rules_that_lead_into_our_chains() -> None:
+    assert leads_into_ours(Rule((), Jump("ISTIO_OUTPUT")))
+    assert leads_into_ours(ForeignRule(b"", "ISTIO_OUTPUT"))
+    assert not leads_into_ours(Rule((), Jump("MINE")))
+    assert not leads_into_ours(Rule((), Return()))
+    assert not leads_into_ours(ForeignRule(b""))

@@ -681,6 +681,7 @@ def configs(layout: Layout) -> st.SearchStrategy[Config]:
             "redirect_dns": st.booleans(),
             "capture_all_dns": st.booleans(),
             "dns_servers": st.one_of(st.none(), servers),
+            "dns_zones": st.booleans(),
             "drop_invalid": st.booleans(),
             "owner_groups": st.one_of(st.none(), st.just(()), id_lists),
             "owner_groups_exclude": st.one_of(st.just(()), id_lists),
