@@ -370,6 +370,7 @@ def test_a_chain_that_marks_packets_is_not_entered_once_instead_of_twice() -> No
 
     assert _length(*twice, A=marks) == 2
     assert _length(*twice, A=(*marks, rule(then=Accept()))) == 1
+    assert _length(*twice, A=(rule(Mark(3), then=Return()), *marks, rule(then=Accept()))) == 2
     assert _length(*twice, A=(rule(then=Redirect(1)),)) == 1
     assert _length(_ports(80, 84, then="A"), _ports(85, 95, then="A"), A=marks) == 1
 
