@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, assert_never
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -397,6 +398,14 @@ def test_groups_that_are_excluded_become_one_condition() -> None:
             then=Return(),
         )
     )
+
+
+def test_ports_are_of_one_protocol() -> None:
+    ports = MultiPorts("dport", (PortRange(1, 1), PortRange(3, 3)))
+
+    assert _length(rule(TCP, ports, then=Return())) == 1
+    with pytest.raises(ValueError, match="protocol"):
+        _length(rule(ports, then=Return()))
 
 
 def test_what_a_rule_is_for_stays_with_it() -> None:
