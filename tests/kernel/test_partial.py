@@ -129,8 +129,8 @@ def test_from_each_prefix_of_the_rules(backend: str, layout: str) -> None:
 
 @pytest.mark.parametrize("backend", TOOLS)
 def test_from_each_prefix_with_interfaces(backend: str) -> None:
-    argv = ("istio-iptables", "-i", "10.0.0.0/8", "-m", "TPROXY", "-b", "*", *INTERFACES)
-    argv = (*argv, "--no-ipv6")
+    shared = ("istio-iptables", "-i", "10.0.0.0/8", "-m", "TPROXY", "-b", "*", "--no-ipv6")
+    argv = (*shared, *INTERFACES)
     scripts = list(prefixes(backend, argv))
     call = (*argv, "--backend", backend)
     with Namespace() as pod:
