@@ -457,6 +457,8 @@ def _decode_match(name: str, revision: int, data: bytes) -> Match:
             if (source_low, source_high) != _ALL_PORTS:
                 ports = PortRange(source_low, source_high)
                 return Ports(protocol, "sport", ports, bool(flags & 1))
+            if (low, high) == _ALL_PORTS:
+                raise ValueError("a port, or several")
             return Ports(protocol, "dport", PortRange(low, high), bool(flags & 2))
         case "multiport", 1:
             return _decode_multiport(data)
