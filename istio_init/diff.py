@@ -69,19 +69,23 @@ def _chain(before: Chain, after: Chain) -> list[Change]:
 
 
 def _edits(before: Chain, after: Chain) -> list[Change]:
-    """Return single deletions and insertions: rules that stay keep their counters."""
-    steps: list[Change] = []
-    shift = 0
-    for start, end, new_start, new_end in _replaced(before.rules, after.rules):
-        removed = before.rules[start:end]
-        steps += [Change("delete", after.name, start + shift, rule) for rule in removed]
-        added = after.rules[new_start:new_end]
-        steps += [
-            Change("insert", after.name, start + shift + offset, rule)
-            for offset, rule in enumerate(added)
-        ]
-        shift += len(added) - (end - start)
-    return steps
+    """Return single deletions and insertions: rules that stay keep their counters.
+
+    The deletions come first, from the end: a backend that deletes a rule by what
+    it says would else find the same rule where it has just been put.
+    """
+    replaced = _replaced(before.rules, after.rules)
+    deletions = [
+        Change("delete", after.name, index, before.rules[index])
+        for start, end, _, _ in reversed(replaced)
+        for index in reversed(range(start, end))
+    ]
+    insertions = [
+        Change("insert", after.name, index, after.rules[index])
+        for _, _, start, end in replaced
+        for index in range(start, end)
+    ]
+    return deletions + insertions
 
 
 def _replaced(

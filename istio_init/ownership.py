@@ -320,7 +320,12 @@ def _shared(
         return chain.rules
     head = tuple(rule for rule in planned if isinstance(rule, Rule) and rule.place == HEAD)
     tail = planned[len(head) :]
-    anchors = [position for position in ours if _jump(chain.rules[position]) != REDIRECT_CHAIN]
+    # Where a run died between the two, what stands at the head says nothing about the rest.
+    anchors = [
+        position
+        for position in ours
+        if _jump(chain.rules[position]) != REDIRECT_CHAIN and chain.rules[position] not in head
+    ]
     split = max(anchors, default=len(chain.rules))
     before = tuple(
         rule for position, rule in enumerate(chain.rules[:split]) if position not in ours

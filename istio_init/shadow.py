@@ -88,19 +88,25 @@ def _lost(
     rule: Rule | ForeignRule, after: list[Rule], chain: Chain, table: Table, plan: Table
 ) -> str:
     """Return what a rule prevents, ``""`` for nothing."""
-    protocols = [one for one in _PROTOCOLS if _fate(rule, one, table, ()) == "ends"]
+    taken = [one for one in _PROTOCOLS if _fate(rule, one, table, ()) == "ends"]
     for one in after:
-        shared = one.matches if isinstance(rule, Rule) else ()
-        for protocol in protocols or _PROTOCOLS:
-            hidden = protocol in protocols or (
-                # It says the same as ours, word for word.
-                isinstance(rule, Rule)
-                and set(rule.matches) <= set(shared)
-                and _verdict(rule, protocol, table, ()) == "ends"
-            )
-            if hidden and protocol in _carried(one, plan):
-                return _consequence(one, chain.name, table.name, protocol, rule)
+        for protocol in _carried(one, plan):
+            if protocol in taken or _is_before_its_like(rule, one, protocol, table):
+                lost = _consequence(one, chain.name, table.name, protocol, rule)
+                if lost:
+                    return lost
     return ""
+
+
+def _is_before_its_like(
+    rule: Rule | ForeignRule, ours: Rule, protocol: Protocol, table: Table
+) -> bool:
+    """Whether a rule asks for nothing that ours does not ask for too, and lets nothing on."""
+    return (
+        isinstance(rule, Rule)
+        and set(rule.matches) <= set(ours.matches)
+        and _verdict(rule, protocol, table, ()) == "ends"
+    )
 
 
 def _carried(rule: Rule, plan: Table) -> tuple[Protocol, ...]:
@@ -167,8 +173,11 @@ def _keeps_nothing_out(match: Match, protocol: Protocol) -> bool:
 def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Fate:
     """Return what becomes of the packets that a rule matches."""
     match rule.target:
-        case Jump(name):
+        case Jump(name) if table.chain(name):
             return _chain_fate(name, protocol, table, inside)
+        case Jump(name):
+            # A target without options of its own.
+            return "goes on" if name in _GO_ON else "ends"
         case Return():
             return "returns" if inside else "ends"
         case Accept() | Drop() | Reject() | Redirect() | Tproxy():
@@ -187,15 +196,18 @@ def _chain_fate(name: str, protocol: Protocol, table: Table, inside: tuple[str, 
         if fate != "goes on":
             # What comes back from a chain goes on behind the jump to it.
             return "ends" if fate == "ends" else "goes on"
-        if _may_return(rule):
+        if _may_return(rule, protocol):
             return "goes on"
     return "goes on"
 
 
-def _may_return(rule: Rule | ForeignRule) -> bool:
+def _may_return(rule: Rule | ForeignRule, protocol: Protocol) -> bool:
     if isinstance(rule, ForeignRule):
         return rule.spelled.endswith("-j RETURN")
-    return isinstance(rule.target, Return)
+    asked = [match for match in rule.matches if isinstance(match, Proto)]
+    return isinstance(rule.target, Return) and all(
+        _keeps_nothing_out(one, protocol) for one in asked
+    )
 
 
 def _foreign_fate(

@@ -20,7 +20,7 @@ _REST = """
 nft add table inet theirs
 nft add chain inet theirs one
 nft add rule inet theirs one tcp dport 7 drop
-ip rule add fwmark 7 lookup 77
+ip rule add priority 40000 fwmark 7 lookup 77
 ip route add local default dev lo table 77
 """
 _TOOLS = {"legacy": "tables-legacy", "nft": "tables-nft"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from istio_init.apply import nfnetlink
 from istio_init.errors import UnsupportedError
 from istio_init.host import legacy_tables
-from istio_init.model import BUILTIN_CHAINS, FAMILIES, IPV4
+from istio_init.model import BUILTIN_CHAINS, FAMILIES
 from istio_init.planner.shared import NATIVE_TABLES, OWN_CHAINS
 from istio_init.typed import TYPE_CHECKING, Record
 
@@ -29,11 +29,15 @@ _NATIVE_TABLES = frozenset(("inet", name) for name in NATIVE_TABLES.values())
 
 
 class Evidence(Record):
-    """What was found in the kernel: which backends it has, and whose rules are in each."""
+    """What was found in the kernel: which backends it has, and whose rules are in each.
+
+    Of those that are ``unseen`` nobody may know without creating what is not there.
+    """
 
     available: frozenset[Kind]
     ours: frozenset[Kind]
     others: frozenset[Kind]
+    unseen: frozenset[Kind] = frozenset()
 
 
 def choose(evidence: Evidence) -> Kind:
@@ -54,11 +58,8 @@ def choose(evidence: Evidence) -> Kind:
     )
 
 
-def look(*, thoroughly: bool = False) -> Evidence:
+def look() -> Evidence:
     """Return the evidence of this network namespace.
-
-    Where the kernel does not tell which legacy tables are in use, none is taken
-    to be; to look ``thoroughly`` is to open them all the same.
 
     Raises:
         ApplyError: the kernel does not let this process look.
@@ -66,10 +67,18 @@ def look(*, thoroughly: bool = False) -> Evidence:
     available: set[Kind] = set()
     ours: set[Kind] = set()
     others: set[Kind] = set()
-    if _legacy_is_there():
+    unseen: set[Kind] = set()
+    try:
+        used = [legacy_tables(family) for family in FAMILIES]
+    except PermissionError:
         available.add("legacy")
-    if _legacy_in_use(unknown=thoroughly):
-        _look_at_legacy(ours, others)
+        unseen.add("legacy")
+    else:
+        # IPv4 decides: a kernel without ip_tables has no use for ip6_tables.
+        if used[0] is not None:
+            available.add("legacy")
+        if any(used):
+            _look_at_legacy(ours, others)
     chains = nfnetlink.chains()
     if chains is not None:
         available |= {"nft", "nftables"}
@@ -85,7 +94,7 @@ def look(*, thoroughly: bool = False) -> Evidence:
         # Names of tables, not of chains: one that was left empty is to go too.
         if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
             ours.add("nftables")
-    return Evidence(frozenset(available), frozenset(ours), frozenset(others))
+    return Evidence(frozenset(available), frozenset(ours), frozenset(others), frozenset(unseen))
 
 
 def _has_rules() -> bool:
@@ -93,21 +102,6 @@ def _has_rules() -> bool:
         place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
         for place in nfnetlink.rules() or ()
     )
-
-
-def _legacy_is_there() -> bool:
-    try:
-        return legacy_tables(IPV4) is not None
-    except PermissionError:
-        return True
-
-
-def _legacy_in_use(*, unknown: bool) -> bool:
-    """Whether there is a legacy table to look at; ``unknown`` where nobody may know."""
-    try:
-        return any(legacy_tables(family) for family in FAMILIES)
-    except PermissionError:
-        return unknown
 
 
 def _look_at_legacy(ours: set[Kind], others: set[Kind]) -> None:

@@ -32,8 +32,7 @@ _RTN_LOCAL = 2
 _RT_SCOPE_HOST = 254
 _RTPROT_BOOT = 3
 _FR_ACT_TO_TBL = 1
-# The scope and the metric that ip gives a local route.
-_USUAL = {IPV4: (_RT_SCOPE_HOST, None), IPV6: (0, 1024)}
+_USUAL_METRIC = {IPV4: None, IPV6: 1024}
 _SOCKET_FAMILY = {IPV4: AF_INET, IPV6: AF_INET6}
 
 _RTM_GETRULE = 34
@@ -71,13 +70,12 @@ class PolicyRule(Record):
 class LocalRoute(Record):
     """``ip route``: in ``table`` every destination is this host.
 
-    The attributes are those that tell one such route of a table from another;
-    None stands for what ``ip`` gives a local route.
+    The attributes are those that tell one such route of a table from another; a
+    metric of None is what the kernel gives a route without one.
     """
 
     family: Family
     table: int
-    scope: int | None = None
     protocol: int = _RTPROT_BOOT
     metric: int | None = None
 
@@ -247,9 +245,9 @@ def _take(ip: Any, step: Step) -> None:
                 priority=item.priority,
             )
         case LocalRoute():
-            given = {"scope": item.scope, "priority": item.metric}
-            if item.family == IPV4 and item.scope is None:
-                given["scope"] = _RT_SCOPE_HOST
+            given = {"priority": item.metric, "scope": _RT_SCOPE_HOST}
+            if item.family == IPV6:
+                del given["scope"]
             ip.route(
                 step.verb,
                 family=_SOCKET_FAMILY[item.family],
@@ -297,17 +295,9 @@ def _routes(ip: Any) -> tuple[tuple[LocalRoute, ...], set[tuple[Family, int]]]:
             filled.add((family, table))
             over_lo = attributes.get("RTA_OIF") == _LOOPBACK_INDEX
             if message["dst_len"] == 0 and message["type"] == _RTN_LOCAL and over_lo:
-                scope, metric = message["scope"], attributes.get("RTA_PRIORITY")
-                usual = _USUAL[family]
-                found.append(
-                    LocalRoute(
-                        family,
-                        table,
-                        None if scope == usual[0] else scope,
-                        message["proto"],
-                        None if metric == usual[1] else metric,
-                    )
-                )
+                metric = attributes.get("RTA_PRIORITY")
+                usual = metric == _USUAL_METRIC[family]
+                found.append(LocalRoute(family, table, message["proto"], None if usual else metric))
     return tuple(found), filled
 
 

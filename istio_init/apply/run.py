@@ -8,7 +8,7 @@ from istio_init.apply.lock import XtablesLock
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from istio_init.apply.choose import Evidence
+    from istio_init.apply.choose import Evidence, Kind
     from istio_init.config import Run
     from istio_init.log import Log
     from istio_init.model import Plan
@@ -50,20 +50,29 @@ def clean(hints: Plan, run: Run, log: Log) -> Result:
         UnsupportedError: this machine cannot do it; nothing was changed.
     """
     with interrupt.SignalsHeld(), XtablesLock(run.wait):
-        sides = _emptied(choose.look(thoroughly=True), hints, log)
+        evidence = choose.look()
+        sides = _emptied(evidence, hints, log, unseen=evidence.unseen)
         transaction = Transaction(sides, hints, log, clean=True)
         outcome = transaction.preview() if run.dry_run else transaction.run()
         return Result(", ".join(side.name for side in sides), outcome)
 
 
-def _emptied(evidence: Evidence, plan: Plan, log: Log, *, kept: str = "") -> tuple[Side, ...]:
+def _emptied(
+    evidence: Evidence,
+    plan: Plan,
+    log: Log,
+    *,
+    kept: str = "",
+    unseen: frozenset[Kind] = frozenset(),
+) -> tuple[Side, ...]:
     """Return the backends with any rules, but for the one that is kept: ours go from there.
 
     Some of our rules can be told from those of others without a chain of ours
     beside them, so a backend that seems to hold only theirs is looked at too.
     """
+    found = evidence.ours | evidence.others | unseen
     return tuple(
         Side(choose.applier(kind), plan, log, clean=True, may_skip=kind not in evidence.ours)
         for kind in choose.KINDS
-        if kind in evidence.ours | evidence.others and kind != kept
+        if kind in found and kind != kept
     )

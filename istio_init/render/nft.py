@@ -81,7 +81,6 @@ CHAIN_NAMES = {
 # Where -m socket is decided; what it is decided for lies behind the jump.
 SOCKET_CHAIN = "istio-socket"
 
-NFPROTO = {"ipv4": "ipv4", "ipv6": "ipv6"}
 ADDRESS_WORD = {"ipv4": "ip", "ipv6": "ip6"}
 _ADDRESS_TYPE = {"ipv4": "ipv4_addr", "ipv6": "ipv6_addr"}
 _PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
@@ -337,7 +336,7 @@ def _qualified(
     """Yield the conditions, and the family where no address tells it."""
     told = any(isinstance(one, OneOf) and isinstance(one.field, AddressField) for one in conditions)
     if family is not None and not told:
-        yield f"meta nfproto {NFPROTO[family]}"
+        yield f"meta nfproto {family}"
     # A port's own keyword tells the protocol.
     protocols = {
         one.field.protocol

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, assert_never
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -371,6 +372,7 @@ def test_a_chain_that_marks_packets_is_not_entered_once_instead_of_twice() -> No
 
     assert _length(*twice, A=marks) == 2
     assert _length(*twice, A=(*marks, rule(then=Accept()))) == 1
+    assert _length(*twice, A=(rule(Mark(3), then=Return()), *marks, rule(then=Accept()))) == 2
     assert _length(*twice, A=(rule(then=Redirect(1)),)) == 1
     assert _length(_ports(80, 84, then="A"), _ports(85, 95, then="A"), A=marks) == 1
 
@@ -397,6 +399,14 @@ def test_groups_that_are_excluded_become_one_condition() -> None:
             then=Return(),
         )
     )
+
+
+def test_ports_are_of_one_protocol() -> None:
+    ports = MultiPorts("dport", (PortRange(1, 1), PortRange(3, 3)))
+
+    assert _length(rule(TCP, ports, then=Return())) == 1
+    with pytest.raises(ValueError, match="protocol"):
+        _length(rule(ports, then=Return()))
 
 
 def test_what_a_rule_is_for_stays_with_it() -> None:

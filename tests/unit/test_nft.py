@@ -15,7 +15,9 @@ from istio_init.model import (
     IPV6,
     Accept,
     Chain,
+    ConnMark,
     CtState,
+    CtZone,
     Destination,
     Drop,
     ForeignRule,
@@ -23,16 +25,21 @@ from istio_init.model import (
     InInterface,
     Jump,
     Mark,
+    MultiPorts,
     Network,
     OutInterface,
     Owner,
     Plan,
+    PortRange,
+    Ports,
     Proto,
     Redirect,
     Reject,
+    RestoreMark,
     Return,
     Rule,
     Ruleset,
+    SaveMark,
     SetMark,
     Socket,
     Table,
@@ -48,6 +55,7 @@ from istio_init.planner.shared import (
     REDIRECT,
     TCP,
     TPROXY_CHAIN,
+    UDP,
 )
 from istio_init.render.nft import render, script
 from istio_init.values import network
@@ -473,6 +481,74 @@ def test_tproxy_and_what_drops_behind_it_are_one_rule() -> None:
     assert isinstance(rules_of(lines[0], [*local, _ACCEPT])[0], ForeignRule)
 
 
+_CT_MARK = {"ct": {"key": "mark"}}
+_CT_STATE = {"ct": {"key": "state"}}
+_LINES: dict[str, tuple[list[dict[str, Any]], Rule]] = {
+    "interfaces": (
+        [meta("iifname", "eth*"), meta("oifname", "eth\\*", "!="), _ACCEPT],
+        rule(InInterface("eth+"), OutInterface("eth*", negated=True), then=Accept()),
+    ),
+    "owners": (
+        [meta("skuid", 5), meta("skgid", {"range": [6, 7]}, "!="), _ACCEPT],
+        rule(Owner("uid", IdRange(5, 5)), Owner("gid", IdRange(6, 7), negated=True), then=Accept()),
+    ),
+    "a protocol": (
+        [meta("l4proto", "udp", "!="), {"return": None}],
+        rule(Proto("udp", negated=True), then=Return()),
+    ),
+    "marks": (
+        [meta("mark", 5, "!="), match(_CT_MARK, 6), {"drop": None}],
+        rule(Mark(5, negated=True), ConnMark(6), then=Drop()),
+    ),
+    "masked marks": (
+        [match({"&": [_META_MARK, 255]}, 5), match({"&": [_CT_MARK, 255]}, 6), _ACCEPT],
+        rule(Mark(5, 255), ConnMark(6, 255), then=Accept()),
+    ),
+    "states": (
+        [match(_CT_STATE, ["new", "related"], "in"), _ACCEPT],
+        rule(CtState(("NEW", "RELATED")), then=Accept()),
+    ),
+    "a state": (
+        [match(_CT_STATE, "invalid", "in"), _ACCEPT],
+        rule(CtState(("INVALID",)), then=Accept()),
+    ),
+    "no such states": (
+        [match(_CT_STATE, {"set": ["established", "new"]}, "!="), _ACCEPT],
+        rule(CtState(("NEW", "ESTABLISHED"), negated=True), then=Accept()),
+    ),
+    "no such ports": (
+        [payload("udp", "sport", {"set": [5, {"range": [7, 9]}]}, "!="), _ACCEPT],
+        rule(
+            UDP,
+            MultiPorts("sport", (PortRange(5, 5), PortRange(7, 9)), negated=True),
+            then=Accept(),
+        ),
+    ),
+    "a redirect": (
+        [payload("tcp", "dport", 5), {"redirect": {"port": 6}}],
+        rule(TCP, Ports("tcp", "dport", PortRange(5, 5)), then=Redirect(6)),
+    ),
+    "a jump": ([{"jump": {"target": "istio-redirect"}}], rule(then=Jump(REDIRECT))),
+    "a saved mark": (
+        [{"mangle": {"key": _CT_MARK, "value": _META_MARK}}],
+        rule(then=SaveMark()),
+    ),
+    "a restored mark": (
+        [{"mangle": {"key": _META_MARK, "value": _CT_MARK}}],
+        rule(then=RestoreMark()),
+    ),
+    "a zone": (
+        [{"mangle": {"key": {"ct": {"key": "zone"}}, "value": 2}}],
+        rule(then=CtZone(2)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("statements", "found"), _LINES.values(), ids=_LINES)
+def test_what_is_written_is_understood(statements: list[dict[str, Any]], found: Rule) -> None:
+    assert rules_of(statements) == (found,)
+
+
 _ODD_LINES: dict[str, list[dict[str, Any]]] = {
     "nothing to do": [meta("l4proto", "tcp")],
     "two verdicts": [_ACCEPT, _ACCEPT],
@@ -598,7 +674,15 @@ def test_the_chain_behind_socket_is_part_of_its_rules() -> None:
     assert chain_names(text) == [INBOUND]
 
     assert "chain istio-socket" in chain_names(listing(*_SOCKET_CHAIN, chains=chains))
-    wrong = listing(to_socket, *_SOCKET_CHAIN[1:], chains=chains)
+    for parts in (_SOCKET_CHAIN[1:], (_SOCKET_CHAIN[1], _SOCKET_CHAIN[1]), _SOCKET_CHAIN[:1] * 2):
+        wrong = listing(to_socket, *parts, chains=chains)
+        assert "chain istio-socket" in chain_names(wrong)
+    other_target = line(
+        match({"socket": {"key": "transparent"}}, 1),
+        {"jump": {"target": "istio-divert"}},
+        chain="istio-socket",
+    )
+    wrong = listing(to_socket, _SOCKET_CHAIN[0], other_target, chains=chains)
     assert "chain istio-socket" in chain_names(wrong)
 
 
