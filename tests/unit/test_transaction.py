@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from functools import partial
 from typing import TYPE_CHECKING
@@ -340,7 +339,7 @@ def test_a_defect_is_rolled_back_and_goes_on_its_way() -> None:
 @pytest.mark.parametrize("call", [1, 3, 5])
 def test_a_signal_is_a_failure_after_the_step_at_hand(number: signal.Signals, call: int) -> None:
     backend = holding(REDIRECT)
-    backend.at(call, lambda: os.kill(os.getpid(), number))
+    backend.at(call, lambda: signal.raise_signal(number))
 
     with (
         interrupt.SignalsHeld(),
@@ -356,7 +355,7 @@ def test_a_signal_after_the_end_is_too_late() -> None:
     backend = Fake()
     with interrupt.SignalsHeld():
         run(REDIRECT, backend)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     assert backend.dump() == printed(REDIRECT)
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -367,7 +366,7 @@ def test_a_signal_that_the_caller_ignores_is_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interrupt.SignalsHeld():
-            backend.at(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+            backend.at(1, lambda: signal.raise_signal(signal.SIGINT))
             run(REDIRECT, backend)
     finally:
         signal.signal(signal.SIGINT, before)
