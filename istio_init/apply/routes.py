@@ -117,9 +117,9 @@ def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, .
     """Return what of ours is in this namespace, every duplicate rule included.
 
     Ours are rules by one of ``marks`` or the default mark that lead to a local
-    default route or (as after a run that died) to nothing at all, those of
-    ``hints`` and the default pair wherever they lead, the routes that rules of
-    ours lead to, and ``::6`` on lo.
+    default route, those by another mark than the default that lead to nothing at
+    all (as after a run that died), those of ``hints`` and the default pair
+    wherever they lead, the routes that rules of ours lead to, and ``::6`` on lo.
 
     Raises:
         ApplyError: netlink does not answer.
@@ -141,12 +141,10 @@ def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, .
             for rule in _marked_rules(ip)
             if (rule.family, rule.mark, rule.table) in tables
             or (
-                rule.mark in marks | {DEFAULT_MARK}
-                and (
-                    LocalRoute(rule.family, rule.table) in local
-                    or (rule.family, rule.table) not in filled
-                )
+                rule.mark in marks | {DEFAULT_MARK} and LocalRoute(rule.family, rule.table) in local
             )
+            # The default mark is others' too; one of the caller's own choice is not.
+            or (rule.mark in marks - {DEFAULT_MARK} and (rule.family, rule.table) not in filled)
         ]
     led_to = {LocalRoute(rule.family, rule.table) for rule in rules}
     led_to |= {LocalRoute(family, table) for family, _, table in tables}
