@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib.util
 import itertools
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +27,34 @@ BACKENDS = ("legacy", "nft", "nftables")
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 _numbers = itertools.count()
+
+
+@functools.cache
+def program_for_all() -> str:
+    """Return a program that every user can run, wherever the checkout lies.
+
+    A checkout in a folder of root's own cannot even be entered by others; what
+    the program consists of is copied out of it, until the tests end.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="istio-init-"))
+    atexit.register(shutil.rmtree, folder)
+    for name in ("istio_init", "iptc", "click", "pyroute2"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        shutil.copytree(Path(spec.origin).parent, folder / name)
+        for wrapper in Path(spec.origin).parents[1].glob("libxtwrapper.*"):
+            shutil.copy(wrapper, folder)
+    program = folder / "istio-init"
+    program.write_text(
+        f"#!{Path(sys.executable).resolve()}\n"
+        f"import sys\nsys.path.insert(0, {str(folder)!r})\n"
+        "from istio_init.cli import main\nsys.exit(main())\n",
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    folder.chmod(0o755)
+    return str(program)
 
 
 class Namespace:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.kernel.snapshot import snapshot, tables_in_use
-from tests.namespace import PROGRAM, TOOLS, Namespace
+from tests.namespace import TOOLS, Namespace, program_for_all
 from tests.strategies import drawn, id_ranges, interface_names, networks, port_ranges
 
 if TYPE_CHECKING:
@@ -224,11 +224,11 @@ def test_a_dry_run_needs_neither_privileges_nor_files(tmp_path: Path) -> None:
 
         for call in (flags, new):
             expected = pod.init(*call)
-            done = trapped(PROGRAM, *call)
+            done = trapped(program_for_all(), *call)
             assert done.returncode == 0, done.stderr
             assert done.stdout == expected.stdout
         # The traps do shut.
-        caught = trapped(PROGRAM, *flags, "-g", "somegroup")
+        caught = trapped(program_for_all(), *flags, "-g", "somegroup")
         tables = tables_in_use(pod)
 
     assert "Permission denied" in caught.stderr

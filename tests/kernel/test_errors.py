@@ -12,7 +12,7 @@ import pytest
 
 from tests.kernel import inside
 from tests.kernel.snapshot import snapshot, tables_in_use
-from tests.namespace import CLEAN_ENVIRONMENT, PROGRAM, Namespace
+from tests.namespace import CLEAN_ENVIRONMENT, PROGRAM, Namespace, program_for_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_a_missing_capability_is_named(kept: tuple[str, ...], missing: str, uid:
         pod.init("-b", "80")
         before = snapshot(pod)
         for command in (APPLY, ("clean",)):
-            done = pod.run(*capabilities(*kept, uid=uid), PROGRAM, *command, check=False)
+            done = pod.run(*capabilities(*kept, uid=uid), program_for_all(), *command, check=False)
             fails(done, missing, "nothing was changed")
         after = snapshot(pod)
 
@@ -121,10 +121,10 @@ def test_two_capabilities_are_enough(uid: int) -> None:
         before = snapshot(pod)
         flags = ("istio-iptables", "-m", "TPROXY", "-b", "*", "--redirect-dns", "--ipv6")
         dns = ("--dns-servers", "10.0.0.10")
-        pod.run(*kept, PROGRAM, *flags, *dns)
+        pod.run(*kept, program_for_all(), *flags, *dns)
         other.init(*flags, *dns)
         assert snapshot(pod) == snapshot(other)
-        pod.run(*kept, PROGRAM, "clean")
+        pod.run(*kept, program_for_all(), "clean")
         after = snapshot(pod)
 
     assert after == before
