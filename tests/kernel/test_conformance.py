@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from istio_init.model import TABLES
 from tests.cases import CASES, Case
 from tests.namespace import Namespace, untouched
 
@@ -19,6 +20,24 @@ def test_kernel_holds_what_the_original_left(case: Case) -> None:
     assert first == case.expected
     assert second == case.expected
     assert "already in place" in again.stderr
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_nft_tables_hold_the_same(case: Case) -> None:
+    with Namespace() as pod:
+        pod.init(*case.argv, "--backend", "nft", env=case.env)
+        first = {
+            program: {
+                table: pod.run(f"{program}-nft", "-t", table, "-S").stdout.splitlines()
+                for table in TABLES
+            }
+            for program in ("iptables", "ip6tables")
+        }
+        # Nobody says which backend this time: it is the one that holds ours.
+        again = pod.init(*case.argv, env=case.env)
+
+    assert first == {program: case.expected[program] for program in first}
+    assert "through backend nft: already in place" in again.stderr
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
