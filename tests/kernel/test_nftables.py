@@ -575,7 +575,7 @@ def refused_at(needle: str, argv: tuple[str, ...]) -> ApplyError:
 
 _REFUSED = [
     ("tproxy ip ", TPROXY, "mangle", "nft_tproxy", "TPROXY"),
-    ("redirect", SIDECAR, "nat", "nft_redir", "REDIRECT"),
+    ("redirect to", SIDECAR, "nat", "nft_redir", "REDIRECT"),
     ("type nat", SIDECAR, "nat", "nft_chain_nat", "nat"),
     ("type route", TPROXY, "mangle", "nf_tables_inet", "mangle"),
     ("hook output priority -300", (*SIDECAR, *DNS), "raw", "nf_tables_inet", "raw"),
