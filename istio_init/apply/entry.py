@@ -277,7 +277,8 @@ def extensions(rule: Rule, family: Family) -> tuple[tuple[str, int, bool], ...]:
     found = []
     while position < end:
         size, name, revision = _EXTENSION.unpack_from(entry, position)
-        if entry[position + _EXTENSION.size : position + size] != _STANDARD_DATA:
+        standard = entry[position + _EXTENSION.size : position + size] == _STANDARD_DATA
+        if position != target or not standard:
             found.append((_text(name), revision, position == target))
         position += size
     return tuple(found)
