@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import re
+import shlex
 import signal
+import subprocess
+import tempfile
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from istio_init.apply import features, libiptc, programs
+from istio_init.apply.programs import Finished
 from tests.foreign import plant
 from tests.inside import Done, KilledError, init, inside, run_program
-from tests.namespace import BACKENDS, Namespace
+from tests.namespace import BACKENDS, PROGRAM, Namespace
 from tests.snapshot import State, snapshot, snapshot_here
 from tests.steps import Steps, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.steps import Kind, Moment
 
@@ -27,6 +35,7 @@ WANTED = (
     *("--redirect-dns", "--capture-all-dns", "--drop-invalid", "-d", "9999"),
 )
 FEWER = WANTED[:9]
+IPV4_ONLY = tuple("--no-ipv6" if word == "--ipv6" else word for word in WANTED)
 # Shares no route and few rules with it.
 OTHER = (
     *("istio-iptables", "-i", "10.0.0.0/8", "-b", "80,443", "-m", "TPROXY", "--ipv6"),
@@ -169,3 +178,109 @@ def test_sigkill_leaves_whole_tables_and_the_next_run_converges(backend: str) ->
             init(pod, *old)
 
     assert number > 5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lo_without_ipv6_is_a_failure_that_says_so(backend: str) -> None:
+    with Namespace() as pod:
+        plant(pod, backend)
+        init(pod, *OLD_LAYOUT, "--backend", backend)
+        pod.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
+        before = snapshot(pod)
+        done = init(pod, *WANTED, "--backend", backend, code=1)
+        after = snapshot(pod)
+        # Where IPv6 is off for good nothing needs the address.
+        init(pod, *IPV4_ONLY, "--backend", backend)
+
+    assert "cannot add the address ::6/128 on lo" in done.err
+    assert "net.ipv6.conf.lo.disable_ipv6" in done.err
+    assert "rolled back to the state before this run" in done.err
+    assert after == before
+
+
+# nftables takes a uid that the namespace does not know; it never comes up.
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_unknown_uid_of_a_user_namespace_is_a_failure_that_says_so(backend: str) -> None:
+    script = """
+        {program} -i 10.0.0.0/8 -u 0 --backend {backend}
+        iptables-{backend}-save | grep -v '^[#:]' > $1
+        {program} {wanted} --backend {backend} && exit 9
+        iptables-{backend}-save | grep -v '^[#:]' > $2
+        ip rule; ip route show table all
+        """
+    text = script.format(
+        program=PROGRAM, backend=backend, wanted=" ".join(map(shlex.quote, IPV4_ONLY))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/before", f"{folder}/after"]
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", text, "sh", *files],
+            env={**os.environ, "XTABLES_LOCKFILE": f"{folder}/lock"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        before, after = (Path(file).read_text(encoding="ascii") for file in files)
+
+    assert "this user namespace" in done.stderr
+    assert "uid or gid" in done.stderr
+    assert "rolled back to the state before this run" in done.stderr
+    assert "ISTIO_OUTPUT" in before
+    # The tables that were used for a moment are left, with nothing in them.
+    assert re.sub(r"\*\w+\nCOMMIT\n", "", after) == before
+    assert "fwmark" not in done.stdout
+    assert "table 133" not in done.stdout
+
+
+def without_zones(backend: str) -> None:
+    """Let this process take its kernel for one without conntrack zones."""
+    if backend == "legacy":
+        iptc = libiptc.load()
+        commit, known = iptc.Table.commit, features.in_legacy
+
+        def refuse(table: Any) -> None:
+            if table.name == "raw":
+                iptc.ip4tc._get_errno_loc()[0] = errno.EINVAL
+                raise iptc.IPTCError("can't commit: Invalid argument")
+            commit(table)
+
+        iptc.Table.commit = refuse
+        features.in_legacy = lambda feature: feature.name != "CT" and known(feature)
+        return
+    execute = programs.execute
+    words = "-j CT" if backend == "nft" else "ct zone"
+    said = {"nft": "line {}: RULE_APPEND failed", "nftables": "/dev/stdin:{}:1-9: Error: Could not"}
+
+    def watched(arguments: Sequence[str], text: str = "", **named: str) -> Finished:
+        numbers = [number for number, line in enumerate(text.splitlines(), 1) if words in line]
+        if not numbers:
+            return execute(arguments, text, **named)
+        complaint = said[backend].format(numbers[0])
+        return Finished(1, "", f"{complaint} process rule: No such file or directory\n")
+
+    programs.execute = watched
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_kernel_without_zones(backend: str) -> None:
+    def run(*argv: str) -> Done:
+        without_zones(backend)
+        return run_program(*WANTED, "--backend", backend, *argv)
+
+    with Namespace() as pod:
+        init(pod, *OLD_LAYOUT, "--backend", backend)
+        before = snapshot(pod)
+        failed = inside(pod, run)
+        after_failure = snapshot(pod)
+        degraded = inside(pod, lambda: run("--on-missing", "degrade"))
+        after = snapshot(pod)
+
+    assert failed.code == 1
+    assert {"legacy": "xt_CT", "nft": "xt_CT", "nftables": "nft_ct"}[backend] in failed.err
+    assert "rolled back to the state before this run" in failed.err
+    assert after_failure == before
+    assert degraded.code == 0, degraded
+    assert "--on-missing degrade: this kernel cannot keep DNS connections" in degraded.err
+    whole = expected(WANTED, backend)
+    assert after == {name: text for name, text in whole.items() if "raw" not in name}
