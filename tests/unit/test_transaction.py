@@ -341,11 +341,16 @@ def test_a_signal_is_a_failure_after_the_step_at_hand(number: signal.Signals, ca
     backend = holding(REDIRECT)
     backend.at(call, lambda: signal.raise_signal(number))
 
-    with (
-        interrupt.SignalsHeld(),
-        pytest.raises(ApplyError, match=f"stopped by {number.name}") as caught,
-    ):
-        run(TPROXY, backend)
+    # A shell that starts a job behind its back makes it ignore SIGINT.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with (
+            interrupt.SignalsHeld(),
+            pytest.raises(ApplyError, match=f"stopped by {number.name}") as caught,
+        ):
+            run(TPROXY, backend)
+    finally:
+        signal.signal(number, before)
 
     assert backend.dump() == printed(REDIRECT)
     assert caught.value.rolled_back is (None if call == 1 else True)
