@@ -2,38 +2,37 @@
 
 Nothing is executed, loaded or changed; this is how a backend is chosen before
 any is touched.
+
+Source: linux/netfilter/nf_tables.h.
 """
 
 from __future__ import annotations
 
-import struct
-from errno import EPERM
-from socket import AF_NETLINK, SOCK_RAW, socket
+from errno import EINTR, EPERM
 
+from istio_init.apply import netlink
 from istio_init.errors import ApplyError
 from istio_init.typed import Record
 
-_NETLINK_NETFILTER = 12
 _NFNL_SUBSYS_NFTABLES = 10
 _NFT_MSG_GETTABLE = 1
 _NFT_MSG_GETCHAIN = 4
 _NFT_MSG_GETRULE = 7
+_NFT_MSG_GETSET = 10
+_NFT_MSG_GETSETELEM = 13
 _NFT_MSG_GETGEN = 16
-_NLM_F_REQUEST = 0x1
-_NLM_F_REQUEST_DUMP = 0x301
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
 _NFTA_TABLE = 1
 _NFTA_GEN_ID = 1
 _NFTA_CHAIN_NAME = 3
 _NFTA_RULE_CHAIN = 2
+_NFTA_SET_NAME = 2
+_NFTA_SETELEM_TABLE = 1
+_NFTA_SETELEM_SET = 2
 # The families of struct nfgenmsg that rules of ours can stand in.
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
-
-_HEADER = struct.Struct("=IHHII")
-_GENERIC = struct.Struct(">BBH")
-_ATTRIBUTE = struct.Struct("=HH")
-_TYPE_MASK = 0x3FFF
+_INET = 1
+# struct nfgenmsg: family, version, and a part of the generation.
+_GENERIC_SIZE = 4
 
 
 class Place(Record):
@@ -50,23 +49,19 @@ def tables() -> frozenset[tuple[str, str]] | None:
     Raises:
         ApplyError: this process may not ask.
     """
-    found = _dump(_NFT_MSG_GETTABLE, _NFTA_TABLE)
+    found = _places(_NFT_MSG_GETTABLE, _NFTA_TABLE)
     return None if found is None else frozenset((one.family, one.table) for one in found)
 
 
 def generation() -> int | None:
     """Return a number that is another one after each change, or None without nf_tables."""
     try:
-        with _asked(_NFT_MSG_GETGEN, _NLM_F_REQUEST) as handle:
-            data = handle.recv(1 << 12)
+        body = netlink.ask(netlink.NETFILTER, _message(_NFT_MSG_GETGEN), bytes(_GENERIC_SIZE))
     except OSError:
         return None
-    body = _HEADER.size + _GENERIC.size
-    while body < len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, body)
-        if kind & _TYPE_MASK == _NFTA_GEN_ID:
-            return int.from_bytes(data[body + _ATTRIBUTE.size : body + length], "big")
-        body += (length + 3) & ~3
+    for kind, value in netlink.attributes(body[_GENERIC_SIZE:]):
+        if kind == _NFTA_GEN_ID:
+            return int.from_bytes(value, "big")
     return None
 
 
@@ -76,7 +71,7 @@ def chains() -> tuple[Place, ...] | None:
     Raises:
         ApplyError: this process may not ask.
     """
-    return _dump(_NFT_MSG_GETCHAIN, _NFTA_CHAIN_NAME)
+    return _places(_NFT_MSG_GETCHAIN, _NFTA_CHAIN_NAME)
 
 
 def rules() -> tuple[Place, ...] | None:
@@ -85,13 +80,60 @@ def rules() -> tuple[Place, ...] | None:
     Raises:
         ApplyError: this process may not ask.
     """
-    return _dump(_NFT_MSG_GETRULE, _NFTA_RULE_CHAIN)
+    return _places(_NFT_MSG_GETRULE, _NFTA_RULE_CHAIN)
 
 
-def _dump(message: int, chain_attribute: int) -> tuple[Place, ...] | None:
+def contents(names: frozenset[str]) -> tuple[bytes, ...]:
+    """Return all that the kernel tells about inet tables of these names.
+
+    Two answers are equal only if nobody changed one of the tables in between:
+    what is written anew, even as it was, has another handle. A change of other
+    tables makes no difference.
+
+    Raises:
+        ApplyError: this process may not ask.
+    """
+    found: list[bytes] = []
+    for message in (_NFT_MSG_GETTABLE, _NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET):
+        for body in _dump(message) or ():
+            named = _strings(body)
+            if body[0] != _INET or named.get(_NFTA_TABLE) not in names:
+                continue
+            found.append(body[_GENERIC_SIZE:])
+            if message == _NFT_MSG_GETSET:
+                elements = netlink.attribute(_NFTA_SETELEM_TABLE, _packed(named[_NFTA_TABLE]))
+                elements += netlink.attribute(_NFTA_SETELEM_SET, _packed(named[_NFTA_SET_NAME]))
+                answers = _dump(_NFT_MSG_GETSETELEM, _INET, elements) or ()
+                found += (answer[_GENERIC_SIZE:] for answer in answers)
+    return tuple(found)
+
+
+def _packed(name: str) -> bytes:
+    return name.encode() + b"\0"
+
+
+def _message(kind: int) -> int:
+    return _NFNL_SUBSYS_NFTABLES << 8 | kind
+
+
+def _places(message: int, chain_attribute: int) -> tuple[Place, ...] | None:
+    bodies = _dump(message)
+    if bodies is None:
+        return None
+    found = []
+    for body in bodies:
+        family = _FAMILIES.get(body[0])
+        if family:
+            names = _strings(body)
+            found.append(Place(family, names[_NFTA_TABLE], names[chain_attribute]))
+    return tuple(found)
+
+
+def _dump(message: int, family: int = 0, asked: bytes = b"") -> list[bytes] | None:
+    """Return struct nfgenmsg and attributes of each answer, or None without nf_tables."""
+    generic = bytes((family, 0, 0, 0))
     try:
-        with _asked(message, _NLM_F_REQUEST_DUMP) as handle:
-            return _answers(handle, chain_attribute)
+        return netlink.dump(netlink.NETFILTER, _message(message), generic + asked)
     except OSError as error:
         if error.errno == EPERM:
             raise ApplyError(
@@ -100,49 +142,20 @@ def _dump(message: int, chain_attribute: int) -> tuple[Place, ...] | None:
                 why="the kernel says: operation not permitted",
                 remedy="run as root with NET_ADMIN and, for the legacy backend, NET_RAW",
             ) from error
+        if error.errno == EINTR:
+            raise ApplyError(
+                "cannot list the rules of this network namespace",
+                where="nf_tables",
+                why="another program changes them without a pause",
+                remedy="stop that program, or let it pause",
+            ) from error
         # The kernel has no nfnetlink, or no nf_tables behind it.
         return None
 
 
-def _asked(message: int, flags: int) -> socket:
-    """Return a socket on which the kernel is going to answer."""
-    handle = socket(AF_NETLINK, SOCK_RAW, _NETLINK_NETFILTER)
-    try:
-        kind = _NFNL_SUBSYS_NFTABLES << 8 | message
-        handle.send(_HEADER.pack(_HEADER.size + _GENERIC.size, kind, flags, 0, 0) + bytes(4))
-    except OSError:
-        handle.close()
-        raise
-    return handle
-
-
-def _answers(handle: socket, chain_attribute: int) -> tuple[Place, ...]:
-    found: list[Place] = []
-    while True:
-        data = handle.recv(1 << 17)
-        position = 0
-        while position < len(data):
-            length, kind, *_ = _HEADER.unpack_from(data, position)
-            body = position + _HEADER.size
-            if kind == _NLMSG_DONE:
-                return tuple(found)
-            if kind == _NLMSG_ERROR:
-                number = -struct.unpack_from("=i", data, body)[0]
-                raise OSError(number, "nf_tables")
-            family = _FAMILIES.get(data[body])
-            if family:
-                names = _strings(data[body + _GENERIC.size : position + length])
-                found.append(Place(family, names[_NFTA_TABLE], names[chain_attribute]))
-            position += (length + 3) & ~3
-
-
-def _strings(data: bytes) -> dict[int, str]:
+def _strings(body: bytes) -> dict[int, str]:
     """Return the attributes as text; those that are none are not asked for."""
-    found = {}
-    position = 0
-    while position < len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, position)
-        value = data[position + _ATTRIBUTE.size : position + length]
-        found[kind & _TYPE_MASK] = value.partition(b"\0")[0].decode(errors="replace")
-        position += (length + 3) & ~3
-    return found
+    return {
+        kind: value.partition(b"\0")[0].decode(errors="replace")
+        for kind, value in netlink.attributes(body[_GENERIC_SIZE:])
+    }

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     Both = dict[Family, Table]
 
 _TRIES = 20
+_OURS = frozenset(NATIVE_TABLES.values())
 _INSTEAD = "install nftables 1.0, or use --backend nft or legacy"
 # Stands for what was given to a table beside chains: mostly that it is asleep.
 FLAGS = "flags"
@@ -66,9 +67,11 @@ class Nftables:
     name = "nftables"
 
     def __init__(self) -> None:
-        # What was read last, and the generation of nf_tables that it is from:
-        # while that lasts, reading again would give the same.
+        # What was read last, the generation of nf_tables that it is from and
+        # what the kernel told of it: while either lasts, reading again would
+        # give the same.
         self._generation: int | None = None
+        self._contents: tuple[bytes, ...] | None = None
         self._tables: dict[str, Both] = {}
         # Tables that this program did not write, as nft prints them: what they
         # were read as is not enough to write them again.
@@ -90,10 +93,18 @@ class Nftables:
         return Ruleset(family, tuple(found[name] for name in TABLES if name in found))
 
     def _is_fresh(self) -> bool:
-        return self._generation is not None and self._generation == nfnetlink.generation()
+        """Whether our tables are as they were read, whatever became of those of others."""
+        if self._contents is None:
+            return False
+        generation = nfnetlink.generation()
+        if generation is None or generation != self._generation:
+            if nfnetlink.contents(_OURS) != self._contents:
+                return False
+            self._generation = generation
+        return True
 
     def _refresh(self, *, may_fail: bool) -> bool:
-        """Read our tables; return whether nothing changed in between."""
+        """Read our tables; return whether nothing changed in them meanwhile."""
         self._generation = nfnetlink.generation()
         present = nfnetlink.tables()
         if present is None:
@@ -101,6 +112,7 @@ class Nftables:
                 "this kernel has no nf_tables: load the module nf_tables on the node, or use "
                 "--backend legacy"
             )
+        self._contents = nfnetlink.contents(_OURS)
         names = [name for name in TABLES if ("inet", NATIVE_TABLES[name]) in present]
         try:
             self._tables = {name: self._listed(name) for name in names}
@@ -108,8 +120,7 @@ class Nftables:
             # A table that went before it was read is no error.
             if not may_fail or self._is_fresh():
                 raise
-        # A kernel that does not number its changes cannot tell.
-        return self._generation is None or self._is_fresh()
+        return self._is_fresh()
 
     def _listed(self, name: str) -> Both:
         from istio_init.parse.nft import parse_table

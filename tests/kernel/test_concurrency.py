@@ -74,8 +74,7 @@ def _change(tool: str, verb: str, rule: str, environment: dict[str, str]) -> Non
     assert done.returncode == 0, (words, done.stderr)
 
 
-# Not nftables: a foreign writer without a pause keeps nft from its transaction.
-@pytest.mark.parametrize("backend", ["legacy", "nft"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_twenty_at_once_beside_a_foreign_writer(backend: str) -> None:
     calls = [(*argv, "--backend", backend) for argv in CONFIGURATIONS]
     expected = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from istio_init.apply import nfnetlink, programs
+from istio_init.apply import netlink, programs
 from istio_init.apply.nftables import Nftables
 from istio_init.compact import canonical, canonical_table
 from istio_init.diff import changes
@@ -675,15 +675,35 @@ def _read_with_nft_saying(finished: programs.Finished) -> str:
     return str(caught.value)
 
 
-def test_reading_again_runs_nothing_while_nothing_changes() -> None:
+# Commands of nft between two readings, and how many more programs the second one runs.
+BETWEEN = {
+    "nothing": ("", 0),
+    "a table of others": ("add table inet others", 0),
+    "a rule of others": ("add rule inet others-nat theirs drop", 0),
+    "a rule in ours": ("add rule inet istio-proxy-nat istio-output drop", 2),
+    "an element in ours": ("add element inet istio-proxy-mangle numbers { 7 }", 2),
+    "a table of ours gone": ("delete table inet istio-proxy-nat", 1),
+}
+BEFORE = (
+    "add table inet others-nat",
+    "add chain inet others-nat theirs",
+    "add set inet istio-proxy-mangle numbers { type inet_service; }",
+)
+
+
+@pytest.mark.parametrize("change", BETWEEN)
+def test_tables_are_read_again_when_they_changed(change: str) -> None:
+    line, more = BETWEEN[change]
     with Namespace() as pod:
         init(pod, *TPROXY, "--no-ipv6", *NFTABLES)
-        runs = inside(pod, _runs_of_reading_twice)
+        for command in BEFORE:
+            pod.run("nft", command)
+        runs = inside(pod, lambda: _runs_of_reading_twice(line))
 
-    assert runs == 2
+    assert runs == 2 + more
 
 
-def _runs_of_reading_twice() -> int:
+def _runs_of_reading_twice(change: str) -> int:
     execute = programs.execute
     runs = []
 
@@ -693,13 +713,17 @@ def _runs_of_reading_twice() -> int:
 
     programs.execute = counted
     backend = Nftables()
-    for family in (*FAMILIES, *FAMILIES):
-        backend.read(family, frozenset())
+    for _ in range(2):
+        for family in (*FAMILIES, *FAMILIES):
+            backend.read(family, frozenset())
+        if change:
+            execute(["nft", change], where="", instead="")
+            change = ""
     return len(runs)
 
 
 def test_a_kernel_without_nf_tables_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nfnetlink, "_NETLINK_NETFILTER", 31)
+    monkeypatch.setattr(netlink, "NETFILTER", 31)
 
     with pytest.raises(UnsupportedError, match="no nf_tables"):
         Nftables().read(IPV4, frozenset())
