@@ -1,8 +1,6 @@
 """Entry point of ``python -m istio_init``."""
 
-import sys
-
-from istio_init.cli import main
+from istio_init.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

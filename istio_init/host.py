@@ -6,9 +6,8 @@ Nothing is read before it is needed: a dry run with numeric ids, ``--ipv6`` or
 
 from __future__ import annotations
 
-import struct
-from socket import AF_INET, SOCK_DGRAM, socket
-from socket import AF_INET6 as _AF_INET6
+import _struct as struct
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM, socket
 
 from istio_init.config import LAYOUT_1_30, Facts
 from istio_init.errors import ApplyError
@@ -148,7 +147,8 @@ def _ipv4_addresses() -> tuple[Network, ...]:
     import fcntl
 
     room = 128
-    with socket(AF_INET, SOCK_DGRAM) as handle:
+    handle = socket(AF_INET, SOCK_DGRAM)
+    try:
         while True:
             buffer = array.array("B", bytes(room * _IFREQ_SIZE))
             request = struct.pack("iP", len(buffer), buffer.buffer_info()[0])
@@ -157,6 +157,8 @@ def _ipv4_addresses() -> tuple[Network, ...]:
             if used < len(buffer):
                 break
             room *= 2
+    finally:
+        handle.close()
     data = buffer.tobytes()
     # The union holds a sockaddr_in: family, port, then the address.
     found = (
@@ -168,7 +170,7 @@ def _ipv4_addresses() -> tuple[Network, ...]:
 def ipv6_addresses() -> tuple[tuple[Network, str], ...]:
     """Return every IPv6 address of this namespace with its interface's name."""
     try:
-        with open("/proc/self/net/if_inet6", encoding="ascii") as lines:
+        with open("/proc/self/net/if_inet6", encoding="utf-8") as lines:
             fields = [line.split() for line in lines]
     except FileNotFoundError:
         return ()
@@ -178,10 +180,10 @@ def ipv6_addresses() -> tuple[tuple[Network, str], ...]:
 def has_ipv6() -> bool:
     """Whether this kernel has IPv6 at all (it can be built without, or booted without)."""
     try:
-        with socket(_AF_INET6, SOCK_DGRAM):
-            return True
+        socket(AF_INET6, SOCK_DGRAM).close()
     except OSError:
         return False
+    return True
 
 
 def legacy_tables(family: Family) -> frozenset[str] | None:
@@ -192,7 +194,7 @@ def legacy_tables(family: Family) -> frozenset[str] | None:
             mapped after its network namespace was made, nobody may know.
     """
     try:
-        with open(LEGACY_TABLES[family], encoding="ascii") as names:
+        with open(LEGACY_TABLES[family], encoding="utf-8") as names:
             return frozenset(names.read().split())
     except FileNotFoundError:
         return None

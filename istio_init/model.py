@@ -7,7 +7,7 @@ integers.
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_ntop
+from _socket import AF_INET, AF_INET6, inet_ntop
 
 from istio_init.typed import TYPE_CHECKING, Record
 

@@ -8,7 +8,7 @@ with named fields instead: immutable, hashable and compared in C.
 
 from __future__ import annotations
 
-from operator import itemgetter
+from _operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ the lookups that are passed in.
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_pton
+from _socket import AF_INET, AF_INET6, inet_pton
 
 from istio_init.model import IPV4, IPV6, IdRange, Network, PortRange
 from istio_init.typed import TYPE_CHECKING

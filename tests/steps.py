@@ -82,7 +82,7 @@ def _watch_libiptc(watch: Watch) -> None:
             commit(table)
             watch("table", "after")
         except Injected:
-            iptc.ip4tc._get_errno_loc()[0] = errno.EIO
+            iptc._get_errno_loc()[0] = errno.EIO
             raise iptc.IPTCError(WHY) from None
 
     iptc.Table.commit = watched
@@ -108,10 +108,10 @@ def _watch_programs(watch: Watch) -> None:
 def _watch_routes(watch: Watch) -> None:
     take = routes._take
 
-    def watched(ip: Any, step: routes.Step) -> None:
+    def watched(step: routes.Step) -> None:
         try:
             watch("route", "before")
-            take(ip, step)
+            take(step)
             watch("route", "after")
         except Injected:
             raise OSError(errno.EIO, WHY) from None

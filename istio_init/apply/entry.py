@@ -11,7 +11,7 @@ linux/netfilter/xt_*.h.
 
 from __future__ import annotations
 
-from socket import inet_ntop
+from _socket import inet_ntop
 from struct import Struct
 from struct import error as struct_error
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import struct
-from socket import AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_RAW, SOCK_RAW, socket
+from _socket import AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6
 
 from istio_init.apply.entry import extensions
 from istio_init.model import Rule
@@ -67,6 +65,10 @@ def in_legacy(feature: Feature) -> bool:
     Raises:
         PermissionError: this process may not ask.
     """
+    import ctypes
+    import struct
+    from socket import IPPROTO_RAW, SOCK_RAW, socket
+
     address_family, level, match_query, target_query = _QUERIES[feature.family]
     query = target_query if feature.is_target else match_query
     request = struct.pack("=29sB", feature.name.encode(), feature.revision)

@@ -7,7 +7,7 @@ lasts, and the run asks for them where it can still turn back.
 
 from __future__ import annotations
 
-import signal
+import _signal
 
 from istio_init.errors import ApplyError
 from istio_init.typed import TYPE_CHECKING
@@ -15,7 +15,7 @@ from istio_init.typed import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (_signal.SIGTERM, _signal.SIGINT)
 
 
 class SignalsHeld:
@@ -25,7 +25,7 @@ class SignalsHeld:
     """
 
     def __enter__(self) -> None:
-        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
 
     def __exit__(
         self,
@@ -33,9 +33,9 @@ class SignalsHeld:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while signal.sigtimedwait(_SIGNALS, 0):
+        while _signal.sigtimedwait(_SIGNALS, 0):
             continue
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
 
 
 def check() -> None:
@@ -44,10 +44,12 @@ def check() -> None:
     Raises:
         ApplyError: it does.
     """
-    while found := signal.sigtimedwait(_SIGNALS, 0):
+    while found := _signal.sigtimedwait(_SIGNALS, 0):
         # Whoever started this run can have decided that it is not to be asked.
-        if signal.getsignal(found.si_signo) == signal.SIG_IGN:
+        if _signal.getsignal(found.si_signo) == _signal.SIG_IGN:
             continue
+        import signal
+
         raise ApplyError(
             f"stopped by {signal.Signals(found.si_signo).name} before the end",
             where="this run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init import ownership
-from istio_init.apply import features, nfnetlink, programs
+from istio_init.apply import nfnetlink, programs
 from istio_init.errors import ApplyError, UnsupportedError
 from istio_init.model import BUILTIN_CHAINS, TABLES, ForeignRule, Ruleset, make_table
 from istio_init.parse.save import parse_save
@@ -160,6 +160,8 @@ def _refused(
     number = _line_number(error.why)
     if not 0 < number <= len(lines):
         return error
+    from istio_init.apply import features
+
     text, step = lines[number - 1]
     error.why += f" at: {text}"
     needed = features.needed((step,), family) if step else ()

@@ -83,7 +83,8 @@ class Legacy:
 
     def _fresh(self, family: Family, name: str) -> Any:
         """Return the library's handle on a table, with the kernel's present state."""
-        kind = self._iptc.Table if family == IPV4 else self._iptc.Table6
+        module = libiptc.load(family)
+        kind = module.Table if family == IPV4 else module.Table6
         try:
             if (family, name) in self._tables:
                 self._tables[family, name].refresh()
@@ -126,7 +127,7 @@ class Legacy:
 
     def _errno(self) -> int:
         # The library turns errno into a sentence; the number tells more.
-        return int(self._iptc.ip4tc._get_errno_loc()[0])
+        return int(self._iptc._get_errno_loc()[0])
 
     wanted = staticmethod(ownership.wanted)
     restored = staticmethod(ownership.restored)
@@ -180,9 +181,8 @@ class Legacy:
                     raise self._iptc.IPTCError(handle.strerror())
 
     def _iptc_of(self, family: Family) -> Any:
-        if family == IPV4:
-            return self._iptc.ip4tc.iptc
-        return self._iptc.ip6tc.ip6tc
+        module = libiptc.load(family)
+        return module.iptc if family == IPV4 else module.ip6tc
 
     def _bytes(self, step: Change, family: Family) -> bytes:
         if step.rule is None:

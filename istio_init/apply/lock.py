@@ -103,7 +103,7 @@ class XtablesLock:
         status = os.fstat(self._handle)
         wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         try:
-            with open("/proc/locks", encoding="ascii") as lines:
+            with open("/proc/locks", encoding="utf-8") as lines:
                 for line in lines:
                     fields = line.split()
                     if "->" not in fields and fields[1] == "FLOCK" and fields[5] == wanted:

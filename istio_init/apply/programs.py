@@ -1,4 +1,8 @@
-"""Programs that are run: without a shell, without a locale, and never for ever."""
+"""Programs that are run: without a shell, without a locale, and never for ever.
+
+The standard library's subprocess costs 5 ms to import, half of what running one
+of these programs costs.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,11 @@ if TYPE_CHECKING:
 # Where Debian puts them; an init container's PATH may be empty.
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _SECONDS = 60
+_CHUNK = 1 << 16
 
 
 class Finished(Record):
-    """How a program ended: its exit code and what it wrote."""
+    """How a program ended: its exit code (negative: a signal) and what it wrote."""
 
     code: int
     output: str
@@ -38,30 +43,87 @@ def execute(arguments: Sequence[str], text: str = "", *, where: str, instead: st
         UnsupportedError: it is not installed.
         ApplyError: it did not come to an end.
     """
-    import subprocess
-
     program = arguments[0]
-    path = os.environ.get("PATH", "")
+    # The input lies whole in memory: a program that does not read it, or writes
+    # first, cannot get stuck with this one.
+    given = os.memfd_create("input")
+    out, out_end = os.pipe2(os.O_CLOEXEC)
+    complaints, complaints_end = os.pipe2(os.O_CLOEXEC)
     try:
-        done = subprocess.run(  # noqa: S603 - callers name the programs, nobody else does
-            arguments,
-            input=text,
-            capture_output=True,
-            # A comment in somebody's rule may hold any bytes.
-            encoding="utf-8",
-            errors="surrogateescape",
-            timeout=_SECONDS,
-            env={"PATH": f"{path}:{_PATH}" if path else _PATH, "LC_ALL": "C"},
-            check=False,
-        )
-    except (FileNotFoundError, PermissionError) as error:
-        raise UnsupportedError(
-            f"{program} is not installed, or may not be run ({where}): {instead}"
-        ) from error
-    except subprocess.TimeoutExpired as error:
+        # A comment in somebody's rule may hold any bytes.
+        _write(given, text.encode(errors="surrogateescape"))
+        os.lseek(given, 0, os.SEEK_SET)
+        try:
+            pid = _start(arguments, (given, out_end, complaints_end))
+        finally:
+            for handle in (given, out_end, complaints_end):
+                os.close(handle)
+        if pid is None:
+            raise UnsupportedError(
+                f"{program} is not installed, or may not be run ({where}): {instead}"
+            )
+        written = _collect(out, complaints)
+        if written is None:
+            os.kill(pid, 9)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(out)
+        os.close(complaints)
+    if written is None:
         raise ApplyError(
             f"{program} did not come to an end",
             where=where,
             why=f"still running after {_SECONDS} s",
-        ) from error
-    return Finished(done.returncode, done.stdout, done.stderr)
+        )
+    return Finished(code, *(data.decode(errors="surrogateescape") for data in written))
+
+
+def _start(arguments: Sequence[str], handles: tuple[int, int, int]) -> int | None:
+    """Start a program with these as input, output and errors; return its pid, or None."""
+    import _signal
+
+    path = os.environ.get("PATH", "")
+    path = f"{path}:{_PATH}" if path else _PATH
+    actions = [(os.POSIX_SPAWN_DUP2, handle, number) for number, handle in enumerate(handles)]
+    for folder in path.split(":"):
+        try:
+            return os.posix_spawn(
+                os.path.join(folder, arguments[0]),
+                list(arguments),
+                {"PATH": path, "LC_ALL": "C"},
+                file_actions=actions,
+                # Python ignores this one, and what it ignores is inherited.
+                setsigdef=[_signal.SIGPIPE],
+            )
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+    return None
+
+
+def _collect(*handles: int) -> list[bytes] | None:
+    """Return all that comes from each pipe, or None if it takes too long."""
+    import select
+    import time
+
+    deadline = time.monotonic() + _SECONDS
+    found: dict[int, list[bytes]] = {handle: [] for handle in handles}
+    ready = select.poll()
+    for handle in handles:
+        ready.register(handle, select.POLLIN)
+    left = len(handles)
+    while left:
+        events = ready.poll(max(0, (deadline - time.monotonic()) * 1000))
+        if not events:
+            return None
+        for handle, _ in events:
+            data = os.read(handle, _CHUNK)
+            found[handle].append(data)
+            if not data:
+                ready.unregister(handle)
+                left -= 1
+    return [b"".join(parts) for parts in found.values()]
+
+
+def _write(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]

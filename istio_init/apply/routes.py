@@ -1,56 +1,28 @@
-"""Policy rules, local routes and the address on lo, through pyroute2.
-
-pyroute2 costs 0.3 s to import, and a pod without TPROXY and IPv6 needs none of
-this: whether there is anything to do is found out first with one netlink dump
-and a look at /proc.
-"""
+"""Policy rules, local routes and the address on lo: what is ours, and the way to what is wanted."""
 
 from __future__ import annotations
 
 import errno
-import struct
-from socket import AF_INET, AF_INET6, AF_NETLINK, SOCK_RAW, inet_ntop, socket
 
+from istio_init.apply import rtnetlink
 from istio_init.config import DEFAULT_MARK, DEFAULT_ROUTE_TABLE
 from istio_init.errors import ApplyError
 from istio_init.host import ipv6_addresses
-from istio_init.model import FAMILIES, FULL_MASK, IPV4, IPV6, Network, PolicyRoute
+from istio_init.model import FAMILIES, IPV6, Network, PolicyRoute
 from istio_init.planner.shared import PASSTHROUGH
 from istio_init.render.rules import RULE_PRIORITY
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from collections.abc import Callable
+    from typing import TypeVar
 
+    from istio_init.apply.rtnetlink import Verb
     from istio_init.model import Family, Plan
 
-    Verb = Literal["add", "del"]
+    T = TypeVar("T")
 
 _LOOPBACK = "lo"
-_LOOPBACK_INDEX = 1
-_RTN_LOCAL = 2
-_RT_SCOPE_HOST = 254
-_RTPROT_BOOT = 3
-_FR_ACT_TO_TBL = 1
-_USUAL_METRIC = {IPV4: None, IPV6: 1024}
-_SOCKET_FAMILY = {IPV4: AF_INET, IPV6: AF_INET6}
-
-_RTM_GETRULE = 34
-_NLM_F_REQUEST_DUMP = 0x301
-_NLMSG_DONE = 3
-_NLMSG_ERROR = 2
-_FRA_FWMARK = 10
-# What the kernel tells about a rule that asks for nothing but a mark. One with
-# anything more (a protocol, a port, a tunnel, what later kernels add) is not ours.
-_PLAIN_RULE = frozenset(
-    {
-        *("FRA_PRIORITY", "FRA_FWMARK", "FRA_FWMASK", "FRA_TABLE"),
-        *("FRA_PROTOCOL", "FRA_SUPPRESS_PREFIXLEN"),
-    }
-)
-_HEADER = struct.Struct("=IHHII")
-_RULE_HEADER = struct.Struct("=BBBBBBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 class PolicyRule(Record):
@@ -76,7 +48,7 @@ class LocalRoute(Record):
 
     family: Family
     table: int
-    protocol: int = _RTPROT_BOOT
+    protocol: int = rtnetlink.RTPROT_BOOT
     metric: int | None = None
 
     @property
@@ -131,21 +103,19 @@ def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, .
     )
     tables = {(hint.family, hint.mark, hint.table) for hint in hints}
     tables |= {(family, DEFAULT_MARK, DEFAULT_ROUTE_TABLE) for family in FAMILIES}
-    if not _any_marked_rule() and not hints:
+    marked = _marked_rules()
+    if not marked and not hints:
         return addresses
-    with _netlink() as ip:
-        routes, filled = _routes(ip)
-        local = {route.plain for route in routes}
-        rules = [
-            rule
-            for rule in _marked_rules(ip)
-            if (rule.family, rule.mark, rule.table) in tables
-            or (
-                rule.mark in marks | {DEFAULT_MARK} and LocalRoute(rule.family, rule.table) in local
-            )
-            # The default mark is others' too; one of the caller's own choice is not.
-            or (rule.mark in marks - {DEFAULT_MARK} and (rule.family, rule.table) not in filled)
-        ]
+    routes, filled = _routes()
+    local = {route.plain for route in routes}
+    rules = [
+        rule
+        for rule in marked
+        if (rule.family, rule.mark, rule.table) in tables
+        or (rule.mark in marks | {DEFAULT_MARK} and LocalRoute(rule.family, rule.table) in local)
+        # The default mark is others' too; one of the caller's own choice is not.
+        or (rule.mark in marks - {DEFAULT_MARK} and (rule.family, rule.table) not in filled)
+    ]
     led_to = {LocalRoute(rule.family, rule.table) for rule in rules}
     led_to |= {LocalRoute(family, table) for family, _, table in tables}
     return (*addresses, *(route for route in routes if route.plain in led_to), *rules)
@@ -184,18 +154,15 @@ def take(steps: tuple[Step, ...]) -> None:
     Raises:
         ApplyError: the kernel refused.
     """
-    if not steps:
-        return
-    with _netlink() as ip:
-        for step in steps:
-            try:
-                _take(ip, step)
-            except Exception as error:
-                raise _refused(step, error) from error
+    for step in steps:
+        try:
+            _take(step)
+        except OSError as error:
+            raise _refused(step, error) from error
 
 
-def _refused(step: Step, error: Exception) -> ApplyError:
-    number = getattr(error, "code", None) or getattr(error, "errno", None)
+def _refused(step: Step, error: OSError) -> ApplyError:
+    number = error.errno
     remedy = ""
     if number == errno.EPERM:
         remedy = "run as root with the capability NET_ADMIN"
@@ -210,7 +177,7 @@ def _refused(step: Step, error: Exception) -> ApplyError:
     return ApplyError(
         f"cannot {what} {_spelled(step.item)}",
         where="routes",
-        why=str(error),
+        why=error.strerror or str(error),
         remedy=remedy,
     )
 
@@ -225,102 +192,50 @@ def _spelled(item: Item) -> str:
             return f"the address {item.address} on lo"
 
 
-def _netlink() -> Any:
-    from pyroute2 import IPRoute
-
-    return IPRoute()
-
-
-def _take(ip: Any, step: Step) -> None:
+def _take(step: Step) -> None:
     item = step.item
     match item:
         case PolicyRule():
-            ip.rule(
-                step.verb,
-                family=_SOCKET_FAMILY[item.family],
-                fwmark=item.mark,
-                table=item.table,
-                priority=item.priority,
-            )
+            rule = rtnetlink.MarkRule(item.mark, item.table, item.priority)
+            rtnetlink.change_rule(step.verb, item.family, rule)
         case LocalRoute():
-            given = {"priority": item.metric, "scope": _RT_SCOPE_HOST}
-            if item.family == IPV6:
-                del given["scope"]
-            ip.route(
-                step.verb,
-                family=_SOCKET_FAMILY[item.family],
-                type=_RTN_LOCAL,
-                dst="default",
-                oif=_LOOPBACK_INDEX,
-                table=item.table,
-                proto=item.protocol,
-                **{name: value for name, value in given.items() if value is not None},
+            rtnetlink.change_local_route(
+                step.verb, item.family, item.table, item.protocol, item.metric
             )
         case LoAddress():
-            ip.addr(
-                step.verb,
-                index=_LOOPBACK_INDEX,
-                address=inet_ntop(AF_INET6, item.address.packed),
-                prefixlen=item.address.prefix,
-            )
+            rtnetlink.change_lo_address(step.verb, item.address)
 
 
-def _marked_rules(ip: Any) -> list[PolicyRule]:
+def _marked_rules() -> list[PolicyRule]:
     """Return the rules that match a mark, whole, and nothing else."""
-    found = []
-    for family in FAMILIES:
-        for message in ip.get_rules(family=_SOCKET_FAMILY[family]):
-            attributes = dict(message["attrs"])
-            plain = message["src_len"] == message["dst_len"] == message["tos"] == 0
-            plain = plain and message["action"] == _FR_ACT_TO_TBL and not message["flags"]
-            plain = plain and attributes.keys() <= _PLAIN_RULE
-            plain = plain and attributes.get("FRA_SUPPRESS_PREFIXLEN", FULL_MASK) == FULL_MASK
-            mark = attributes.get("FRA_FWMARK")
-            if plain and mark and attributes.get("FRA_FWMASK", FULL_MASK) == FULL_MASK:
-                table = attributes.get("FRA_TABLE", message["table"])
-                found.append(PolicyRule(family, mark, table, attributes.get("FRA_PRIORITY", 0)))
-    return found
+    return [
+        PolicyRule(family, rule.mark, rule.table, rule.priority)
+        for family in FAMILIES
+        for rule in _asked(rtnetlink.mark_rules, family)
+    ]
 
 
-def _routes(ip: Any) -> tuple[tuple[LocalRoute, ...], set[tuple[Family, int]]]:
+def _routes() -> tuple[tuple[LocalRoute, ...], set[tuple[Family, int]]]:
     """Return the local default routes over lo, and the tables that hold any route."""
     found = []
     filled: set[tuple[Family, int]] = set()
     for family in FAMILIES:
-        for message in ip.get_routes(family=_SOCKET_FAMILY[family]):
-            attributes = dict(message["attrs"])
-            table = attributes.get("RTA_TABLE", message["table"])
-            filled.add((family, table))
-            over_lo = attributes.get("RTA_OIF") == _LOOPBACK_INDEX
-            if message["dst_len"] == 0 and message["type"] == _RTN_LOCAL and over_lo:
-                metric = attributes.get("RTA_PRIORITY")
-                usual = metric == _USUAL_METRIC[family]
-                found.append(LocalRoute(family, table, message["proto"], None if usual else metric))
+        for route in _asked(rtnetlink.routes, family):
+            filled.add((family, route.table))
+            if route.local:
+                found.append(LocalRoute(family, route.table, route.protocol, route.metric))
     return tuple(found), filled
 
 
-def _any_marked_rule() -> bool:
-    """Whether any policy rule of this namespace matches a mark."""
-    with socket(AF_NETLINK, SOCK_RAW, 0) as handle:
-        return any(_dump_has_mark(handle, _SOCKET_FAMILY[family]) for family in FAMILIES)
-
-
-def _dump_has_mark(handle: socket, family: int) -> bool:
-    size = _HEADER.size + _RULE_HEADER.size
-    header = _HEADER.pack(size, _RTM_GETRULE, _NLM_F_REQUEST_DUMP, 0, 0)
-    handle.send(header + _RULE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
-    found = False
-    while True:
-        data = handle.recv(65536)
-        position = 0
-        while position < len(data):
-            length, kind, *_ = _HEADER.unpack_from(data, position)
-            if kind in (_NLMSG_DONE, _NLMSG_ERROR):
-                return found
-            attribute = position + size
-            while attribute < position + length:
-                step, name = _ATTRIBUTE.unpack_from(data, attribute)
-                mark = data[attribute + _ATTRIBUTE.size : attribute + step]
-                found = found or (name == _FRA_FWMARK and any(mark))
-                attribute += (step + 3) & ~3
-            position += (length + 3) & ~3
+def _asked(question: Callable[[Family], list[T]], family: Family) -> list[T]:
+    try:
+        return question(family)
+    except OSError as error:
+        # A kernel without policy rules, or without IPv6, has none of them.
+        if error.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
+            return []
+        raise ApplyError(
+            "cannot list policy rules and routes",
+            where=f"routes, {family}",
+            why=error.strerror or str(error),
+        ) from error

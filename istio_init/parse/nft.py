@@ -9,7 +9,7 @@ else is in the table as a chain of that name, so that it counts as a difference.
 from __future__ import annotations
 
 import json
-from socket import inet_pton
+from _socket import inet_pton
 
 from istio_init.compact import (
     AddressField,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from socket import AF_INET6, inet_pton
+from _socket import AF_INET6, inet_pton
 
 from istio_init.config import TPROXY
 from istio_init.model import (

@@ -23,7 +23,7 @@ sent, ``! --uid-owner`` holds and nft's ``meta skuid !=`` does not.
 
 from __future__ import annotations
 
-from socket import inet_ntop
+from _socket import inet_ntop
 
 from istio_init.compact import (
     ADDRESS_BITS,

@@ -241,7 +241,7 @@ def without_zones(backend: str) -> None:
 
         def refuse(table: Any) -> None:
             if table.name == "raw":
-                iptc.ip4tc._get_errno_loc()[0] = errno.EINVAL
+                iptc._get_errno_loc()[0] = errno.EINVAL
                 raise iptc.IPTCError("can't commit: Invalid argument")
             commit(table)
 

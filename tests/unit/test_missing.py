@@ -250,7 +250,7 @@ def backend() -> legacy.Legacy:
 
 
 def set_errno(backend: legacy.Legacy, number: int) -> None:
-    backend._iptc.ip4tc._get_errno_loc()[0] = number
+    backend._iptc._get_errno_loc()[0] = number
 
 
 @pytest.mark.parametrize("number", [EINVAL, ENOENT])
