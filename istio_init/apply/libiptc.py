@@ -109,7 +109,7 @@ def _prepare() -> None:
     util = _util(folders)
     if util is not None:
         sys.modules[util.__name__] = util
-    sys.modules[_PACKAGE] = _module(_PACKAGE, __path__=folders)
+    sys.modules[_PACKAGE] = _module(_PACKAGE, __path__=folders, __spec__=spec)
 
 
 def _util(package: list[str]) -> ModuleType | None:

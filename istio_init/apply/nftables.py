@@ -18,8 +18,7 @@ from istio_init.compact import canonical, canonical_table
 from istio_init.errors import ApplyError, ParseError, UnsupportedError
 from istio_init.model import (
     BUILTIN_CHAINS,
-    IPV4,
-    IPV6,
+    FAMILIES,
     TABLES,
     Chain,
     ForeignRule,
@@ -43,6 +42,9 @@ _OURS = frozenset(NATIVE_TABLES.values())
 _INSTEAD = "install nftables 1.0, or use --backend nft or legacy"
 # Stands for what was given to a table beside chains: mostly that it is asleep.
 FLAGS = "flags"
+# Of a longer script the echo, one object for each element of a set, takes longer
+# than a listing.
+_LONGEST_ECHOED = 1 << 14
 _WHERE_IT_STOPPED = "/dev/stdin:"
 # What a line of the script needs, by words in it: what that is called where
 # features are named, and the kernel module that brings it.
@@ -114,26 +116,39 @@ class Nftables:
             )
         self._contents = nfnetlink.contents(_OURS)
         names = [name for name in TABLES if ("inet", NATIVE_TABLES[name]) in present]
+        others = any(family == "inet" and name not in _OURS for family, name in present)
         try:
-            self._tables = {name: self._listed(name) for name in names}
+            self._tables = self._listed(names, others=others)
         except ApplyError:
             # A table that went before it was read is no error.
             if not may_fail or self._is_fresh():
                 raise
         return self._is_fresh()
 
-    def _listed(self, name: str) -> Both:
-        from istio_init.parse.nft import parse_table
+    def _listed(self, names: list[str], *, others: bool) -> dict[str, Both]:
+        """Return our tables of these names, in one run of nft if there is no other table."""
+        from istio_init.parse.nft import parse_tables
 
+        if len(names) > 1 and not others:
+            try:
+                return parse_tables(_list("ruleset", "inet", options=("-j",)))
+            except ParseError:
+                # One of them is asleep.
+                pass
+        return {name: self._one_listed(name) for name in names}
+
+    def _one_listed(self, name: str) -> Both:
+        from istio_init.parse.nft import parse_tables
+
+        table = ("table", "inet", NATIVE_TABLES[name])
         try:
-            return parse_table(_list(name, "-j"), name)
+            return parse_tables(_list(*table, options=("-j",)))[name]
         except ParseError:
             # nft 1.0 breaks off where a table has flags.
-            text = _list(name)
+            text = _list(*table)
             if "\n\tflags " not in text:
                 raise
-        table = make_table(name, {FLAGS: Chain(FLAGS, None)})
-        both: Both = {IPV4: table, IPV6: table}
+        both = dict.fromkeys(FAMILIES, make_table(name, {FLAGS: Chain(FLAGS, None)}))
         self._listings.append((name, both, text))
         return both
 
@@ -160,9 +175,38 @@ class Nftables:
         self._keep_listings(names)
         text = "".join(self._text(name, results) for name in names)
         where = f"backend nftables, {', '.join(NATIVE_TABLES[name] for name in names)}"
-        done = _nft("-f", "-", text=text, where=where)
+        before = nfnetlink.generation()
+        echo = ("-j", "-e") if len(text) < _LONGEST_ECHOED else ()
+        done = _nft(*echo, "-f", "-", text=text, where=where)
         if done.code != 0:
             raise _refused(done, text, where)
+        if echo and before is not None:
+            self._note(names, done.output, before + 1)
+
+    def _note(self, names: list[str], echo: str, generation: int) -> None:
+        """Take what the kernel says that it did for what would be read, if nobody else wrote.
+
+        An nft that has no echo in JSON prints something else, and is asked again.
+        """
+        from istio_init.parse.nft import parse_tables
+
+        try:
+            written = parse_tables(echo)
+        except ParseError:
+            return
+        contents = nfnetlink.contents(_OURS)
+        present = nfnetlink.tables() or ()
+        if nfnetlink.generation() == generation:
+            known = {name: both for name, both in self._tables.items() if name not in names}
+            known |= written
+            # One that was added to be deleted is in the echo too.
+            self._tables = {
+                name: both
+                for name, both in known.items()
+                if ("inet", NATIVE_TABLES[name]) in present
+            }
+            self._contents = contents
+            self._generation = generation
 
     def _keep_listings(self, names: list[str]) -> None:
         """Keep what is going to be replaced and could not be written again otherwise."""
@@ -170,7 +214,8 @@ class Nftables:
             both = self._tables.get(name, {})
             known = any(listed == name and tables == both for listed, tables, _ in self._listings)
             if not known and not all(_is_canonical(table) for table in both.values()):
-                self._listings.append((name, both, _list(name)))
+                listing = _list("table", "inet", NATIVE_TABLES[name])
+                self._listings.append((name, both, listing))
                 if not self._is_fresh():
                     raise TableChangedError
 
@@ -179,7 +224,7 @@ class Nftables:
         for listed, tables, text in self._listings:
             if listed == name and tables == both:
                 return "".join(f"{line}\n" for line in script.emptied(name)) + text
-        return script.script(name, results)
+        return script.script(name, results, absent=name not in self._tables)
 
 
 def _in_place_of(live: Ruleset, after: Ruleset) -> Ruleset:
@@ -201,15 +246,15 @@ def _nft(*arguments: str, text: str = "", where: str) -> Finished:
     return programs.execute(["nft", *arguments], text, where=where, instead=_INSTEAD)
 
 
-def _list(name: str, *options: str) -> str:
-    """Return what nft prints of one of our tables.
+def _list(*what: str, options: tuple[str, ...] = ()) -> str:
+    """Return what nft prints of our tables.
 
     Raises:
         UnsupportedError: nft cannot print JSON.
         ApplyError: it failed.
     """
-    where = f"backend nftables, {NATIVE_TABLES[name]}"
-    done = _nft(*options, "list", "table", "inet", NATIVE_TABLES[name], where=where)
+    where = f"backend nftables, {what[-1]}"
+    done = _nft(*options, "list", *what, where=where)
     if done.code == 0:
         return done.output
     if "JSON support not compiled-in" in done.complaints:

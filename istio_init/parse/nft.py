@@ -8,7 +8,7 @@ else is in the table as a chain of that name, so that it counts as a difference.
 
 from __future__ import annotations
 
-import json
+from _json import make_scanner
 from _socket import inet_pton
 
 from istio_init.compact import (
@@ -54,7 +54,7 @@ from istio_init.model import (
     Tproxy,
     make_table,
 )
-from istio_init.planner.shared import OWN_CHAINS
+from istio_init.planner.shared import NATIVE_TABLES, OWN_CHAINS
 from istio_init.render.nft import CHAIN_NAMES, SOCKET_CHAIN, hook_of
 from istio_init.typed import TYPE_CHECKING, Record
 from istio_init.values import network
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     Number = Callable[[object], int]
     T = TypeVar("T")
 
+_NAMES = {nft: name for name, nft in NATIVE_TABLES.items()}
 _MODEL_NAMES = {nft: name for name, nft in CHAIN_NAMES.items()}
 _NFPROTO: dict[str, Family] = {"ipv4": IPV4, "ipv6": IPV6}
 _ADDRESS_WORDS: dict[str, Family] = {"ip": IPV4, "ip6": IPV6}
@@ -89,21 +90,24 @@ _ANY_SOCKET = {
 }
 
 
+class _Json:
+    """What the C half of the json module is to make of JSON; the other half imports re."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float = parse_constant = float
+    parse_int = int
+
+
 class _Listing:
     """The objects of one table, sorted by what they are."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self) -> None:
         self.has_flags = False
         self.chains: dict[str, dict[str, Any]] = {}
         self.sets: dict[str, dict[str, Any]] = {}
         self.lines: dict[str, list[list[Statement]]] = {}
         self.others: list[str] = []
-        try:
-            for one in json.loads(text)["nftables"]:
-                ((kind, found),) = one.items()
-                self._add(kind, found)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ParseError(f"not what nft -j lists of a table: {text[:80]!r}") from error
 
     @property
     def uses_socket(self) -> bool:
@@ -111,16 +115,18 @@ class _Listing:
         leads = {"jump": {"target": SOCKET_CHAIN}}
         return any(leads in line for lines in self.lines.values() for line in lines)
 
-    def _add(self, kind: str, found: dict[str, Any]) -> None:
+    def add(self, kind: str, found: dict[str, Any]) -> None:
+        """Take one object in."""
         match kind:
-            case "metainfo":
-                pass
             case "table":
                 self.has_flags = "flags" in found
             case "chain":
                 self.chains[found["name"]] = found
             case "set":
                 self.sets[found["name"]] = found
+            case "element":
+                # In an echo these come one by one.
+                self.sets[found["name"]].setdefault("elem", []).extend(found["elem"]["set"])
             case "rule":
                 self.lines.setdefault(found["chain"], []).append(_bare(found["expr"]))
             case _:
@@ -143,18 +149,52 @@ class _Line(Record):
     def rules(self) -> Iterator[Rule | ForeignRule]:
         """Yield the rules that the line stands for."""
         if self.group is None:
+            import json
+
             yield ForeignRule(json.dumps(self.statements), self.jump)
         else:
             yield from expand(self.group)
 
 
-def parse_table(text: str, name: str) -> dict[Family, Table]:
-    """Return what each family has in our table of this name, from its listing in JSON.
+def parse_tables(text: str) -> dict[str, dict[Family, Table]]:
+    """Return what each family has in our tables, by name, from a listing in JSON.
+
+    An echo of what was added counts as a listing, and tables of others are left out.
 
     Raises:
         ParseError: the text is no such listing.
     """
-    listing = _Listing(text)
+    listings: dict[str, _Listing] = {}
+    try:
+        for kind, found in _objects(_decoded(text)):
+            table = _NAMES.get(found["name"] if kind == "table" else found["table"])
+            if table and found["family"] == "inet":
+                listings.setdefault(table, _Listing()).add(kind, found)
+        return {name: _table(listing, name) for name, listing in listings.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ParseError(f"not what nft -j lists of a table: {text[:80]!r}") from error
+
+
+def _decoded(text: str) -> dict[str, list[dict[str, Any]]]:
+    scanner: Any = make_scanner
+    try:
+        decoded: dict[str, list[dict[str, Any]]] = scanner(_Json)(text, 0)[0]
+    except StopIteration as end:
+        raise ValueError("the text ends too soon") from end
+    return decoded
+
+
+def _objects(listing: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield kind and contents of each object."""
+    for one in listing["nftables"]:
+        ((kind, found),) = one.items()
+        if kind == "add":
+            ((kind, found),) = found.items()
+        if kind != "metainfo":
+            yield kind, found
+
+
+def _table(listing: _Listing, name: str) -> dict[Family, Table]:
     divert = _divert(listing)
     lines = {
         chain: _with_tproxy([_line(one, listing, divert) for one in found])
@@ -200,8 +240,23 @@ def _strange(listing: _Listing) -> Iterator[str]:
         yield "flags"
     if not listing.chains:
         yield "nothing"
-    mentioned = json.dumps(list(listing.lines.values()))
-    yield from (f"set {name}" for name in listing.sets if f'"@{name}"' not in mentioned)
+    mentioned = set(_texts(list(listing.lines.values())))
+    yield from (f"set {name}" for name in listing.sets if f"@{name}" not in mentioned)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a value, however deep."""
+    match value:
+        case str():
+            yield value
+        case [*items]:
+            for one in items:
+                yield from _texts(one)
+        case dict():
+            for one in value.values():
+                yield from _texts(one)
+        case _:
+            pass
 
 
 def _divert(listing: _Listing) -> str:

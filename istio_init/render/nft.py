@@ -105,8 +105,9 @@ class Hook(Record):
 def render(plan: Plan) -> str:
     """Return the script that builds the plan's tables in place of what bears their names.
 
-    It is what the nftables backend hands to nft where nothing of ours stands
-    yet. Policy routes and addresses are not nft's and stand as comments.
+    It is what the nftables backend hands to nft; a table that is not there yet
+    it creates, where this deletes one first. Policy routes and addresses are not
+    nft's and stand as comments.
     """
     rulesets = tuple(canonical(ruleset) for ruleset in plan.rulesets)
     used = [name for name in TABLES if any(ruleset.table(name) for ruleset in rulesets)]
@@ -114,11 +115,12 @@ def render(plan: Plan) -> str:
     return "".join((*parts, *(f"# {command}\n" for command in route_commands(plan))))
 
 
-def script(name: str, rulesets: tuple[Ruleset, ...]) -> str:
+def script(name: str, rulesets: tuple[Ruleset, ...], *, absent: bool = False) -> str:
     """Return the commands that make one table what it is in canonical rule sets.
 
     A table in which no family has anything is deleted. What is there under its
-    name goes in the same transaction, and nothing needs to be.
+    name goes in the same transaction, and nothing needs to be. With ``absent``
+    nothing may be: the kernel has nft wait 10 ms after anything was deleted.
 
     Raises:
         UnsupportedError: nft cannot express a rule.
@@ -127,7 +129,8 @@ def script(name: str, rulesets: tuple[Ruleset, ...]) -> str:
         ruleset.family: table for ruleset in rulesets if (table := ruleset.table(name)) is not None
     }
     body = tuple(_body(name, tables))
-    return "".join(f"{line}\n" for line in (*emptied(name), *(_block(name, body) if body else ())))
+    before = (f"create table inet {NATIVE_TABLES[name]}",) if absent else emptied(name)
+    return "".join(f"{line}\n" for line in (*before, *(_block(name, body) if body else ())))
 
 
 def emptied(name: str) -> tuple[str, str]:

@@ -53,7 +53,7 @@ from istio_init.model import (
     make_table,
     rule,
 )
-from istio_init.parse.nft import parse_table
+from istio_init.parse.nft import parse_tables
 from istio_init.planner.shared import DIVERT, INBOUND, NATIVE_TABLES, OUTBOUND, TCP, UDP
 from istio_init.render.nft import script
 from istio_init.render.rules import table_lines
@@ -482,14 +482,14 @@ def test_any_rule_is_read_back_as_it_was_written(seed: int) -> None:
     with Namespace() as pod:
         pod.run("nft", "-f", "-", text=text)
         name = NATIVE_TABLES["mangle"]
-        found = parse_table(pod.run("nft", "-j", "list", "table", "inet", name).stdout, "mangle")
+        found = parse_tables(pod.run("nft", "-j", "list", "table", "inet", name).stdout)
         # And as a person would see, and save, it.
         pod.run("nft", "-f", "-", text=f"flush ruleset\n{listed(pod)}")
-        again = parse_table(pod.run("nft", "-j", "list", "table", "inet", name).stdout, "mangle")
+        again = parse_tables(pod.run("nft", "-j", "list", "table", "inet", name).stdout)
 
     for ruleset in rulesets:
         (table,) = ruleset.tables
-        for read in (found[ruleset.family], again[ruleset.family]):
+        for read in (found["mangle"][ruleset.family], again["mangle"][ruleset.family]):
             assert spelled(table_lines(read, IPV4)) == spelled(table_lines(table, IPV4))
             assert read == table
             assert canonical_table(read) == read

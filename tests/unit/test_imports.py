@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 PURE = {"typed", "errors", "model", "config", "values", *LAYERS[5]}
 PURE_LIBRARY = {
     *("__future__", "bisect", "collections", "contextlib", "difflib", "functools", "itertools"),
-    *("json", "_operator", "re", "shlex", "_socket", "_struct", "struct"),
+    *("json", "_json", "_operator", "re", "shlex", "_socket", "_struct", "struct"),
 }
 # Library, the only places that may import it; each time when it is needed.
 KEPT_APART = {

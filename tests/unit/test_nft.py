@@ -47,7 +47,7 @@ from istio_init.model import (
     make_table,
     rule,
 )
-from istio_init.parse.nft import parse_table
+from istio_init.parse.nft import parse_tables
 from istio_init.planner.shared import (
     DIVERT,
     INBOUND,
@@ -369,7 +369,15 @@ def listing(
     *objects: dict[str, Any], chains: tuple[str, ...] = ("istio-inbound",), **table: object
 ) -> str:
     declared = [{"chain": {"name": name}} for name in chains]
-    return json.dumps({"nftables": [{"metainfo": {}}, {"table": table}, *declared, *objects]})
+    head: dict[str, Any] = {"table": {"name": "istio-proxy-mangle", **table}}
+    all_objects: list[dict[str, Any]] = [head, *declared, *objects]
+    for one in all_objects[1:]:
+        for found in one.values():
+            found["table"] = "istio-proxy-mangle"
+    for one in all_objects:
+        for found in one.values():
+            found["family"] = "inet"
+    return json.dumps({"nftables": [{"metainfo": {}}, *all_objects]})
 
 
 def line(*statements: dict[str, Any], chain: str = "istio-inbound") -> dict[str, Any]:
@@ -382,12 +390,12 @@ def rules_of(
 ) -> tuple[Rule | ForeignRule, ...]:
     """Return the rules of a chain of these lines."""
     text = listing(*({"set": one} for one in sets), *(line(*one) for one in lines))
-    chain = parse_table(text, "mangle")[family].chain(INBOUND)
+    chain = tables_of(text)[family].chain(INBOUND)
     return chain.rules if chain else ()
 
 
 def tables_of(text: str) -> dict[Family, Table]:
-    return parse_table(text, "mangle")
+    return parse_tables(text)["mangle"]
 
 
 def chain_names(text: str) -> list[str]:
@@ -728,12 +736,28 @@ def test_built_in_chains_have_to_be_where_they_belong(
     assert ("chain output" in chain_names(text)) == (not understood)
 
 
+def test_an_echo_is_read_like_a_listing() -> None:
+    ports = {"name": "p", "type": "inet_service", "handle": 1, "flags": ["interval"]}
+    of_set = match({"payload": {"protocol": "tcp", "field": "dport"}}, "@p")
+    written = (line(of_set, _ACCEPT), line(meta("l4proto", "udp"), _ACCEPT))
+    elements: list[Any] = [80, {"range": [8000, 8080]}]
+    listed = json.loads(listing({"set": {**ports, "elem": elements}}, *written))
+    one_by_one = ({"element": {"name": "p", "elem": {"set": [one]}}} for one in elements)
+    echoed = json.loads(listing({"set": ports}, *one_by_one, *written))
+    of_others = {"family": "inet", "table": "istio-proxy-mangle-too", "chain": "istio-inbound"}
+    echoed["nftables"] = [{"add": one} for one in echoed["nftables"][1:]]
+    echoed["nftables"].append({"add": {"rule": {**of_others, "expr": [_ACCEPT]}}})
+
+    assert parse_tables(json.dumps(echoed)) == parse_tables(json.dumps(listed))
+    assert len(rules_of([of_set, _ACCEPT], sets=({**ports, "elem": elements},))) == 2
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"nftables": [3]}', '{"nftables": [{"rule": {}}]}']
+    "text", ["", "[", "[]", "{}", '{"nftables": [3]}', '{"nftables": [{"rule": {}}]}']
 )
 def test_what_is_no_listing_is_refused(text: str) -> None:
     with pytest.raises(ParseError, match="nft -j"):
-        parse_table(text, "nat")
+        parse_tables(text)
 
 
 def test_redirect_and_unknown_target_names_round_trip() -> None:
