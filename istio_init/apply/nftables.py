@@ -96,11 +96,11 @@ class Nftables:
 
     def _is_fresh(self) -> bool:
         """Whether our tables are as they were read, whatever became of those of others."""
-        if self._contents is None:
+        if self._generation is None and self._contents is None:
             return False
         generation = nfnetlink.generation()
         if generation is None or generation != self._generation:
-            if nfnetlink.contents(_OURS) != self._contents:
+            if self._contents is None or nfnetlink.contents(_OURS) != self._contents:
                 return False
             self._generation = generation
         return True
@@ -114,9 +114,9 @@ class Nftables:
                 "this kernel has no nf_tables: load the module nf_tables on the node, or use "
                 "--backend legacy"
             )
-        self._contents = nfnetlink.contents(_OURS)
         names = [name for name in TABLES if ("inet", NATIVE_TABLES[name]) in present]
         others = any(family == "inet" and name not in _OURS for family, name in present)
+        self._contents = nfnetlink.contents(_OURS) if names else ()
         try:
             self._tables = self._listed(names, others=others)
         except ApplyError:
@@ -176,17 +176,22 @@ class Nftables:
         text = "".join(self._text(name, results) for name in names)
         where = f"backend nftables, {', '.join(NATIVE_TABLES[name] for name in names)}"
         before = nfnetlink.generation()
-        echo = ("-j", "-e") if len(text) < _LONGEST_ECHOED else ()
+        # Of a set of ranges nft 1.0 prints the wrong ones in an echo.
+        may_echo = len(text) < _LONGEST_ECHOED and script.SET_OF_RANGES not in text
+        echo = ("-j", "-e") if may_echo else ()
         done = _nft(*echo, "-f", "-", text=text, where=where)
         if done.code != 0:
             raise _refused(done, text, where)
         if echo and before is not None:
-            self._note(names, done.output, before + 1)
+            self._note(names, results, done.output, before + 1)
 
-    def _note(self, names: list[str], echo: str, generation: int) -> None:
+    def _note(
+        self, names: list[str], results: tuple[Ruleset, ...], echo: str, generation: int
+    ) -> None:
         """Take what the kernel says that it did for what would be read, if nobody else wrote.
 
-        An nft that has no echo in JSON prints something else, and is asked again.
+        An nft that has no echo in JSON prints something else, and is asked again;
+        so it is when the echo is not what was meant.
         """
         from istio_init.parse.nft import parse_tables
 
@@ -194,9 +199,11 @@ class Nftables:
             written = parse_tables(echo)
         except ParseError:
             return
-        contents = nfnetlink.contents(_OURS)
         present = nfnetlink.tables() or ()
-        if nfnetlink.generation() == generation:
+        as_meant = all(
+            one.table(name) == both[one.family] for name, both in written.items() for one in results
+        )
+        if as_meant and nfnetlink.generation() == generation:
             known = {name: both for name, both in self._tables.items() if name not in names}
             known |= written
             # One that was added to be deleted is in the echo too.
@@ -205,7 +212,7 @@ class Nftables:
                 for name, both in known.items()
                 if ("inet", NATIVE_TABLES[name]) in present
             }
-            self._contents = contents
+            self._contents = None
             self._generation = generation
 
     def _keep_listings(self, names: list[str]) -> None:

@@ -188,7 +188,7 @@ def _objects(listing: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, di
     """Yield kind and contents of each object."""
     for one in listing["nftables"]:
         ((kind, found),) = one.items()
-        if kind == "add":
+        if kind in ("add", "create"):
             ((kind, found),) = found.items()
         if kind != "metainfo":
             yield kind, found

@@ -84,6 +84,9 @@ SOCKET_CHAIN = "istio-socket"
 ADDRESS_WORD = {"ipv4": "ip", "ipv6": "ip6"}
 _ADDRESS_TYPE = {"ipv4": "ipv4_addr", "ipv6": "ipv6_addr"}
 _PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
+# What a set says that holds more than single values.
+SET_OF_RANGES = "flags interval"
+_MOST_SINGLES = 64
 _SET_NAMES = {
     "saddr": "addresses",
     "daddr": "addresses",
@@ -287,12 +290,22 @@ def _set_type(field: Field) -> str:
 
 
 def _set_lines(one: OneOf) -> Iterator[str]:
+    spans = _singles(one)
     yield f"type {_set_type(one.field)}"
-    if any(low != high for low, high in one.spans):
-        yield "flags interval"
+    if any(low != high for low, high in spans):
+        yield SET_OF_RANGES
     yield "elements = {"
-    yield from (f"\t{_spelled(one.field, span)}," for span in one.spans)
+    yield from (f"\t{_spelled(one.field, span)}," for span in spans)
     yield "}"
+
+
+def _singles(one: OneOf) -> tuple[Span, ...]:
+    """Return short ranges of numbers one by one: the kernel looks these up in a hash."""
+    if isinstance(one.field, AddressField):
+        return one.spans
+    if sum(high - low + 1 for low, high in one.spans) > _MOST_SINGLES:
+        return one.spans
+    return tuple((value, value) for low, high in one.spans for value in range(low, high + 1))
 
 
 def _spelled(field: Field, span: Span) -> str:

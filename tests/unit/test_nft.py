@@ -72,10 +72,10 @@ delete table inet istio-proxy-nat
 table inet istio-proxy-nat {
 	set ports-1 {
 		type inet_service
-		flags interval
 		elements = {
 			15008,
-			15020-15021,
+			15020,
+			15021,
 			15090,
 		}
 	}
