@@ -33,14 +33,28 @@ class IptablesNft:
     wanted = staticmethod(ownership.wanted)
     restored = staticmethod(ownership.restored)
 
+    def __init__(self) -> None:
+        # What was written last, and the generation of nf_tables that it made; and
+        # the one in which each family was last read.
+        self._written: dict[Family, Ruleset] = {}
+        self._generation: int | None = None
+        self._read_in: dict[Family, int | None] = {}
+
     def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
         """Return the live tables; no program runs where there are none.
+
+        None runs either for what this object wrote and nobody touched since: the
+        kernel took it in whole, and was asked for the rules of each chain.
 
         Raises:
             UnsupportedError: nf_tables or the programs of iptables-nft are
                 missing, or a table holds what they cannot show.
             ApplyError: the kernel does not let this process read.
         """
+        generation = nfnetlink.generation()
+        if family in self._written and generation == self._generation:
+            return self._written[family]
+        self._read_in[family] = generation
         chains = nfnetlink.chains()
         if chains is None:
             raise UnsupportedError(
@@ -67,12 +81,14 @@ class IptablesNft:
             found.setdefault(name, make_table(name, {}))
         return Ruleset(family, tuple(found[name] for name in TABLES if name in found))
 
-    def commit(self, changes: tuple[TableChanges, ...], _results: tuple[Ruleset, ...]) -> None:
+    def commit(self, changes: tuple[TableChanges, ...], results: tuple[Ruleset, ...]) -> None:
         """Change tables: one run of iptables-nft-restore a family, one transaction a table.
 
         Raises:
             ApplyError: the program or the kernel refused.
         """
+        self._written.clear()
+        before = nfnetlink.generation()
         for family in dict.fromkeys(change.family for change in changes):
             of_family = tuple(change for change in changes if change.family == family)
             lines = [line for change in of_family for line in _lines(change)]
@@ -85,6 +101,30 @@ class IptablesNft:
                 )
             except ProgramError as error:
                 raise _refused(error, lines, family) from error
+        if before is not None and set(self._read_in.values()) == {before}:
+            self._note(results, before + len(changes))
+
+    def _note(self, results: tuple[Ruleset, ...], generation: int) -> None:
+        """Take what was written for what would be read, if nobody else wrote since the last read.
+
+        Each table's commit makes one generation. Rules are counted, not read:
+        there is no telling what a rule says without running a program.
+        """
+        counted: dict[tuple[str, str, str], int] = {}
+        for rule in nfnetlink.rules() or ():
+            place = rule.family, rule.table, rule.chain
+            counted[place] = counted.get(place, 0) + 1
+        self._generation = generation
+        if nfnetlink.generation() != generation:
+            return
+        for result in results:
+            family = _NFT_FAMILY[result.family]
+            if all(
+                counted.get((family, table.name, chain.name), 0) == len(chain.rules)
+                for table in result.tables
+                for chain in table.chains
+            ):
+                self._written[result.family] = result
 
 
 def _lines(change: TableChanges) -> Iterator[tuple[str, Change | None]]:

@@ -201,7 +201,9 @@ class Nftables:
             return
         present = nfnetlink.tables() or ()
         as_meant = all(
-            one.table(name) == both[one.family] for name, both in written.items() for one in results
+            (one.table(name) or make_table(name, {})) == both[one.family]
+            for name, both in written.items()
+            for one in results
         )
         if as_meant and nfnetlink.generation() == generation:
             known = {name: both for name, both in self._tables.items() if name not in names}
