@@ -258,6 +258,10 @@ def compact(rules: tuple[Rule | ForeignRule, ...], table: Table) -> tuple[Group 
         if isinstance(rule, ForeignRule):
             found.append(rule)
             continue
+        last = found[-1] if found else None
+        # Long lists of ranges come one after the other.
+        if isinstance(last, _Draft) and last.took(rule, repeatable=repeatable(rule.target)):
+            continue
         draft = _Draft(group_of(rule))
         home = _home(found, draft, repeatable=repeatable(rule.target))
         if home is None:
@@ -301,6 +305,27 @@ class _Draft:
                 self.values.fill(varying.spans)
                 key[self._varying] = varying.field
         self.key = (tuple(key), group.target)
+        self._only = len(key) == 1 and isinstance(self._field, AddressField)
+
+    def took(self, rule: Rule, *, repeatable: bool) -> bool:
+        """Take in a rule that asks for an address alone, if this group is of such rules.
+
+        It says no to others that belong here: those have to be taken apart first.
+        """
+        field = self._field
+        if not self._only or not isinstance(field, AddressField) or len(rule.matches) != 1:
+            return False
+        match = rule.matches[0]
+        if not isinstance(match, Source if field.name == "saddr" else Destination):
+            return False
+        network = match.network
+        if match.negated or not network.prefix or network.family != field.family:
+            return False
+        span = span_of(network)
+        if rule.target != self.target or not (repeatable or not self.values.overlaps(*span)):
+            return False
+        self.values.fill((span,))
+        return True
 
     def never_with(self, other: _Draft) -> bool:
         """Whether no packet matches both, as far as their values tell."""
@@ -336,7 +361,10 @@ class _Spans:
         return tuple(zip(self._lows, self._highs, strict=True))
 
     def overlap(self, others: _Spans) -> bool:
-        return any(self._first(low) < self._behind(high) for low, high in others.all())
+        return any(self.overlaps(low, high) for low, high in others.all())
+
+    def overlaps(self, low: int, high: int) -> bool:
+        return self._first(low) < self._behind(high)
 
     def _first(self, low: int) -> int:
         """Return the position of the first span that does not end below ``low``."""

@@ -33,6 +33,8 @@ class Legacy:
     _tables: ClassVar[dict[tuple[Family, str], Any]] = {}
 
     def __init__(self) -> None:
+        # What this object wrote, by its bytes: read back, it need not be taken apart.
+        self._written: dict[tuple[Family, bytes], Rule | ForeignRule] = {}
         try:
             self._iptc = libiptc.load()
         except ImportError as error:
@@ -121,7 +123,8 @@ class Legacy:
         while entry:
             raw = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
             target = (handle.get_target(entry) or b"").decode()
-            rules.append(decode(normalised(raw, family, target), family))
+            normal = normalised(raw, family, target)
+            rules.append(self._written.get((family, normal)) or decode(normal, family))
             entry = handle.next_rule(entry)
         return tuple(rules)
 
@@ -187,7 +190,9 @@ class Legacy:
     def _bytes(self, step: Change, family: Family) -> bytes:
         if step.rule is None:
             raise ValueError(f"{step.verb} without a rule")
-        return encode(step.rule, family)
+        data = encode(step.rule, family)
+        self._written[family, data] = step.rule
+        return data
 
     def _refused(
         self, change: TableChanges, error: Exception, number: int

@@ -96,7 +96,7 @@ def contents(names: frozenset[str]) -> tuple[bytes, ...]:
     found: list[bytes] = []
     for message in (_NFT_MSG_GETTABLE, _NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET):
         for body in _dump(message) or ():
-            named = _strings(body)
+            named = _strings(body, last=_NFTA_SET_NAME)
             if body[0] != _INET or named.get(_NFTA_TABLE) not in names:
                 continue
             found.append(body[_GENERIC_SIZE:])
@@ -124,7 +124,7 @@ def _places(message: int, chain_attribute: int) -> tuple[Place, ...] | None:
     for body in bodies:
         family = _FAMILIES.get(body[0])
         if family:
-            names = _strings(body)
+            names = _strings(body, last=chain_attribute)
             found.append(Place(family, names[_NFTA_TABLE], names[chain_attribute]))
     return tuple(found)
 
@@ -153,9 +153,14 @@ def _dump(message: int, family: int = 0, asked: bytes = b"") -> list[bytes] | No
         return None
 
 
-def _strings(body: bytes) -> dict[int, str]:
-    """Return the attributes as text; those that are none are not asked for."""
-    return {
-        kind: value.partition(b"\0")[0].decode(errors="replace")
-        for kind, value in netlink.attributes(body[_GENERIC_SIZE:])
-    }
+def _strings(body: bytes, last: int) -> dict[int, str]:
+    """Return the attributes up to one as text; those that are none are not asked for.
+
+    Names come first, before what may be long.
+    """
+    found = {}
+    for kind, value in netlink.attributes(body[_GENERIC_SIZE:]):
+        found[kind] = value.partition(b"\0")[0].decode(errors="replace")
+        if kind == last:
+            break
+    return found
