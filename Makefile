@@ -5,10 +5,10 @@ PYTHON ?= /usr/bin/python3.11
 VENV := .venv
 READY := $(VENV)/.ready
 # iptables and nftables are what the program stands beside and is compared with;
-# gcc and the headers build python-iptables' C part.
-PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv
+# gcc and the headers build python-iptables' C part; strace counts what a start costs.
+PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv strace
 
-.PHONY: setup demo test check fmt golden clean packages
+.PHONY: setup bench demo test check fmt golden clean packages
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ packages:
 	    echo "installing$$missing"; \
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes $$missing >/dev/null; \
 	}
+
+# Takes minutes and both cores: nothing else should run meanwhile.
+bench: setup
+	$(VENV)/bin/python scripts/bench --json scripts/bench.json --picture scripts/bench.svg
 
 demo: setup
 	$(VENV)/bin/python scripts/demo

@@ -45,7 +45,10 @@ class Log:
         import time
 
         now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}Z"
+        # strftime would load the codec of the locale.
+        year, month, day, hour, minute, second, *_ = time.gmtime(now)
+        stamp = f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+        stamp += f".{int(now % 1 * 1e6):06d}Z"
         if self._as_json:
             import json
 

@@ -15,9 +15,10 @@ from istio_init.model import FAMILIES, IPV4
 from istio_init.parse.save import parse_rules, parse_save, parse_table
 from istio_init.render.words import tool
 from tests.cases import CALLS, CASES, Call, Case
+from tests.cost import STARTS
 from tests.unit import goldens
 from tests.unit.calls import asked, call
-from tests.unit.goldens import FORMATS, GOLDEN, dry_run, path
+from tests.unit.goldens import FORMATS, GOLDEN, cost_path, dry_run, path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,8 @@ def test_dry_run_prints_the_golden(one: Call, form: str) -> None:
 
 
 def test_goldens_are_those_of_the_calls_and_no_others() -> None:
-    assert set(GOLDEN.glob("*/*")) == {path(one, form) for one in CALLS for form in FORMATS}
+    kept = {path(one, form) for one in CALLS for form in FORMATS}
+    assert set(GOLDEN.glob("*/*")) == {*kept, *map(cost_path, STARTS)}
     # nft scripts are for a backend of their own.
     assert {*FORMATS, "nft"} == set(ALL_FORMATS)
 
