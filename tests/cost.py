@@ -77,7 +77,8 @@ def told(start: Start) -> str:
         subprocess.run(
             pod.command(traced), env=environment, cwd="/", check=True, capture_output=True
         )
-        imported = set(modules.read_text(encoding="utf-8").split()) - _bare_modules()
+        bare = _bare_modules(environment)
+        imported = set(modules.read_text(encoding="utf-8").split()) - bare
         traces = [
             path.read_text(encoding="utf-8", errors="replace").splitlines()
             for path in sorted(Path(folder).glob("trace.*"), key=_number)
@@ -96,9 +97,10 @@ def _number(path: Path) -> int:
     return int(path.suffix[1:])
 
 
-def _bare_modules() -> set[str]:
+def _bare_modules(environment: dict[str, str]) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", "import sys; print(*sys.modules)"],
+        env=environment,
         cwd="/",
         check=True,
         capture_output=True,
