@@ -316,6 +316,13 @@ class ForeignRule(Record):
         return self.raw if isinstance(self.raw, str) else self.text
 
 
+def jump_of(found: Rule | ForeignRule) -> str:
+    """Return the chain that a rule leads to, or ``""``."""
+    if isinstance(found, ForeignRule):
+        return found.jump
+    return found.target.chain if isinstance(found.target, Jump) else ""
+
+
 def rule(
     *matches: Match,
     then: Target,
@@ -329,7 +336,8 @@ def rule(
     exist for the kernel, and is left out.
     """
     kept = [match for match in matches if not _matches_everything(match)]
-    kept.sort(key=_print_rank)
+    if len(kept) > 1:
+        kept.sort(key=_print_rank)
     return Rule(tuple(kept), then, place, why, flag)
 
 

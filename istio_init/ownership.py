@@ -32,6 +32,7 @@ from istio_init.model import (
     SetMark,
     Table,
     Tproxy,
+    jump_of,
     make_table,
 )
 from istio_init.planner.layout_1_30 import OUTBOUND_MARK
@@ -156,7 +157,7 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: Traces) ->
 
 
 def _without_ours(chain: Chain) -> tuple[Rule | ForeignRule, ...]:
-    return tuple(rule for rule in chain.rules if _jump(rule) not in OWN_CHAINS)
+    return tuple(rule for rule in chain.rules if jump_of(rule) not in OWN_CHAINS)
 
 
 def _only(chain: Chain, positions: frozenset[int], *, ours: bool) -> tuple[Rule | ForeignRule, ...]:
@@ -191,7 +192,7 @@ def _ours(
             position
             for position, rule in enumerate(chain.rules)
             if rule in planned
-            or _jump(rule) in OWN_CHAINS
+            or jump_of(rule) in OWN_CHAINS
             or (
                 isinstance(rule, Rule)
                 and (
@@ -205,13 +206,7 @@ def _ours(
 
 def leads_into_ours(rule: Rule | ForeignRule) -> bool:
     """Whether a rule jumps to a chain of ours."""
-    return _jump(rule) in OWN_CHAINS
-
-
-def _jump(rule: Rule | ForeignRule) -> str:
-    if isinstance(rule, Rule):
-        return rule.target.chain if isinstance(rule.target, Jump) else ""
-    return rule.jump
+    return jump_of(rule) in OWN_CHAINS
 
 
 def _is_tproxy_shape(chain: str, rule: Rule, marks: frozenset[int]) -> bool:
@@ -259,7 +254,7 @@ def _spared_interfaces(table: Table) -> frozenset[str]:
                 incoming.add(name)
             elif name and chain.name == OUTPUT and not inbound:
                 outgoing.add(name)
-            elif chain.name == PREROUTING and _jump(rule) == REDIRECT_CHAIN:
+            elif chain.name == PREROUTING and jump_of(rule) == REDIRECT_CHAIN:
                 matches = rule.matches if isinstance(rule, Rule) else ()
                 redirected |= {one.name for one in matches if isinstance(one, InInterface)}
     return frozenset(incoming & (outgoing | redirected))
@@ -298,7 +293,7 @@ def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -
         elif chain.name not in OWN_CHAINS:
             # A rule of someone else's that leads into a chain of ours has to go
             # with the chain; the kernel keeps no jump to nowhere.
-            left = tuple(rule for rule in chain.rules if _jump(rule) not in OWN_CHAINS - kept_own)
+            left = tuple(rule for rule in chain.rules if jump_of(rule) not in OWN_CHAINS - kept_own)
             chains[chain.name] = chain.replace(rules=left)
     for chain in plan.chains if plan else ():
         if chain.name in OWN_CHAINS:
@@ -324,7 +319,7 @@ def _shared(
     anchors = [
         position
         for position in ours
-        if _jump(chain.rules[position]) != REDIRECT_CHAIN and chain.rules[position] not in head
+        if jump_of(chain.rules[position]) != REDIRECT_CHAIN and chain.rules[position] not in head
     ]
     split = max(anchors, default=len(chain.rules))
     before = tuple(

@@ -8,9 +8,9 @@ from istio_init.model import (
     FAMILIES,
     TABLES,
     Chain,
-    Jump,
     Rule,
     Ruleset,
+    jump_of,
     make_table,
 )
 from istio_init.render.rules import table_lines
@@ -129,7 +129,7 @@ def _changed(table: Table, steps: tuple[Change, ...]) -> Table:
         _take(chains[step.chain], step)
         if step.verb == "delete-chain":
             del chains[step.chain]
-    leads = {_jump(rule) for rules in chains.values() for rule in rules} - {""}
+    leads = {jump_of(rule) for rules in chains.values() for rule in rules} - {""}
     if any(step.chain in leads for step in steps if step.verb == "delete-chain"):
         raise TableChangedError
     policies = {chain.name: chain.policy for chain in table.chains}
@@ -137,12 +137,6 @@ def _changed(table: Table, steps: tuple[Change, ...]) -> Table:
         table.name,
         {name: Chain(name, policies.get(name), tuple(rules)) for name, rules in chains.items()},
     )
-
-
-def _jump(rule: Rule | ForeignRule) -> str:
-    if isinstance(rule, Rule):
-        return rule.target.chain if isinstance(rule.target, Jump) else ""
-    return rule.jump
 
 
 def _take(rules: list[Rule | ForeignRule], step: Change) -> None:

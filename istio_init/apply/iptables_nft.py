@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init import ownership
 from istio_init.apply import nfnetlink, programs
 from istio_init.errors import ApplyError, UnsupportedError
-from istio_init.model import BUILTIN_CHAINS, TABLES, ForeignRule, Ruleset, make_table
+from istio_init.model import BUILTIN_CHAINS, TABLES, Ruleset, jump_of, make_table
 from istio_init.parse.save import parse_save
 from istio_init.render.words import restore_words, rule_words, tool
 from istio_init.typed import TYPE_CHECKING
@@ -110,21 +110,25 @@ class IptablesNft:
         Each table's commit makes one generation. Rules are counted, not read:
         there is no telling what a rule says without running a program.
         """
-        counted: dict[tuple[str, str, str], int] = {}
-        for rule in nfnetlink.rules() or ():
-            place = rule.family, rule.table, rule.chain
-            counted[place] = counted.get(place, 0) + 1
+        counted = nfnetlink.uses()
         self._generation = generation
         if nfnetlink.generation() != generation:
             return
         for result in results:
-            family = _NFT_FAMILY[result.family]
-            if all(
-                counted.get((family, table.name, chain.name), 0) == len(chain.rules)
-                for table in result.tables
-                for chain in table.chains
-            ):
+            expected = _uses(result)
+            if all(counted.get(place, 0) == number for place, number in expected.items()):
                 self._written[result.family] = result
+
+
+def _uses(ruleset: Ruleset) -> dict[nfnetlink.Place, int]:
+    """Return how many rules are to stand in each chain or lead to it."""
+    found = {}
+    for table in ruleset.tables:
+        leading = [jump_of(rule) for chain in table.chains for rule in chain.rules]
+        for chain in table.chains:
+            place = nfnetlink.Place(_NFT_FAMILY[ruleset.family], table.name, chain.name)
+            found[place] = len(chain.rules) + leading.count(chain.name)
+    return found
 
 
 def _lines(change: TableChanges) -> Iterator[tuple[str, Change | None]]:

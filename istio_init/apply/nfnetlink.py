@@ -24,6 +24,7 @@ _NFT_MSG_GETGEN = 16
 _NFTA_TABLE = 1
 _NFTA_GEN_ID = 1
 _NFTA_CHAIN_NAME = 3
+_NFTA_CHAIN_USE = 6
 _NFTA_RULE_CHAIN = 2
 _NFTA_SET_NAME = 2
 _NFTA_SETELEM_TABLE = 1
@@ -83,6 +84,22 @@ def rules() -> tuple[Place, ...] | None:
     return _places(_NFT_MSG_GETRULE, _NFTA_RULE_CHAIN)
 
 
+def uses() -> dict[Place, int]:
+    """Return how many rules stand in each chain or lead to it.
+
+    Raises:
+        ApplyError: this process may not ask.
+    """
+    found = {}
+    for body in _dump(_NFT_MSG_GETCHAIN) or ():
+        family = _FAMILIES.get(body[0])
+        if family:
+            given = dict(netlink.attributes(body[_GENERIC_SIZE:]))
+            place = Place(family, _unpacked(given[_NFTA_TABLE]), _unpacked(given[_NFTA_CHAIN_NAME]))
+            found[place] = int.from_bytes(given[_NFTA_CHAIN_USE], "big")
+    return found
+
+
 def contents(names: frozenset[str]) -> tuple[bytes, ...]:
     """Return all that the kernel tells about inet tables of these names.
 
@@ -110,6 +127,10 @@ def contents(names: frozenset[str]) -> tuple[bytes, ...]:
 
 def _packed(name: str) -> bytes:
     return name.encode() + b"\0"
+
+
+def _unpacked(value: bytes) -> str:
+    return value.partition(b"\0")[0].decode(errors="replace")
 
 
 def _message(kind: int) -> int:
@@ -160,7 +181,7 @@ def _strings(body: bytes, last: int) -> dict[int, str]:
     """
     found = {}
     for kind, value in netlink.attributes(body[_GENERIC_SIZE:]):
-        found[kind] = value.partition(b"\0")[0].decode(errors="replace")
+        found[kind] = _unpacked(value)
         if kind == last:
             break
     return found
