@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from istio_init.apply.programs import Finished
     from istio_init.diff import Change, TableChanges
-    from istio_init.model import Family, Rule
+    from istio_init.model import Family, ForeignRule, Rule
 
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
 _SAVE = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
