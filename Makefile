@@ -31,6 +31,7 @@ packages:
 # Takes minutes and both cores: nothing else should run meanwhile.
 bench: setup
 	$(VENV)/bin/python scripts/bench --json scripts/bench.json --picture scripts/bench.svg
+	$(VENV)/bin/python -m tests.readme
 
 demo: setup
 	$(VENV)/bin/python scripts/demo

@@ -1,14 +1,30 @@
-"""The parts of the README that are made from the program, so that they stay true."""
+"""The parts of the README that are made from the program, so that they stay true.
+
+Run as a module, it brings them up to date.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from istio_init.cli.options import OPTIONS
 
-README = Path(__file__).parents[1] / "README.md"
-_BLOCK = re.compile(r"(<!-- flags -->\n).*?(<!-- end of flags -->)", re.DOTALL)
+_ROOT = Path(__file__).parents[1]
+README = _ROOT / "README.md"
+MEASURED = _ROOT / "scripts" / "bench.json"
+# The rows of the table of costs; the benchmark has more.
+_ROWS = (
+    *("bare", "dry run", "--skip-rule-apply", "script", "legacy", "nft", "nftables"),
+    *(
+        f"{backend}, {what}"
+        for what in ("rerun", "both families", "TPROXY, both families", "1000 ranges")
+        for backend in ("legacy", "nft", "nftables")
+    ),
+    "script, 1000 ranges",
+    *(f"{backend}, 5000 ranges" for backend in ("legacy", "nft", "nftables")),
+)
 
 
 def flag_table() -> str:
@@ -29,6 +45,39 @@ def flag_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_flag_table(text: str) -> str:
-    """Return the README's text with its flag table brought up to date."""
-    return _BLOCK.sub(lambda found: found[1] + flag_table() + found[2], text)
+def cost_table() -> str:
+    """Return what ``make bench`` measured last, rows and goals, in Markdown."""
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    lines = [
+        "| whole process | median, ms | quartiles | x bare | x script |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name in _ROWS:
+        row = measured["rows"][name]
+        low, high = row["quartiles_ms"]
+        cells = (f"{row['median_ms']:.1f}", f"{low:.1f}-{high:.1f}")
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {row['times_bare']} | {row['times_script']} |"
+        )
+    lines += ["", "| goal | at most | measured | |", "|---|--:|--:|---|"]
+    for goal in measured["goals"]:
+        verdict = "met" if goal["met"] else "missed"
+        lines.append(f"| {goal['what']} | {goal['limit']} | {goal['measured']} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+# Mark, and what stands between it and the mark of its end.
+_TABLES = {"flags": flag_table, "costs": cost_table}
+
+
+def brought_up_to_date(text: str) -> str:
+    """Return the README's text with the tables that are made."""
+    for mark, table in _TABLES.items():
+        block = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end of {mark} -->)", re.DOTALL)
+        text, found = block.subn(lambda marks: marks[1] + table() + marks[2], text)  # noqa: B023
+        assert found == 1, f"README.md has {found} places for {mark}"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(brought_up_to_date(README.read_text(encoding="utf-8")), encoding="utf-8")

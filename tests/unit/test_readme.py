@@ -6,17 +6,16 @@ import shlex
 from typing import TYPE_CHECKING
 
 from istio_init.cli import main
-from tests.readme import README, with_flag_table
+from tests.readme import README, brought_up_to_date
 
 if TYPE_CHECKING:
     import pytest
 
 
-def test_flag_table_is_made_from_the_options() -> None:
+def test_tables_are_made_from_the_options_and_the_measurements() -> None:
     text = README.read_text(encoding="utf-8")
 
-    assert "<!-- flags -->" in text
-    assert with_flag_table(text) == text
+    assert brought_up_to_date(text) == text
 
 
 def test_dry_run_example_prints_what_the_readme_shows(
