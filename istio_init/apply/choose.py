@@ -58,8 +58,11 @@ def choose(evidence: Evidence) -> Kind:
     )
 
 
-def look() -> Evidence:
+def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
     """Return the evidence of this network namespace.
+
+    A backend whose rules had to be read goes into ``made``, so that ``applier``
+    need not read them again.
 
     Raises:
         ApplyError: the kernel does not let this process look.
@@ -78,7 +81,7 @@ def look() -> Evidence:
         if used[0] is not None:
             available.add("legacy")
         if any(used):
-            _look_at_legacy(ours, others)
+            _look_at_legacy(ours, others, {} if made is None else made)
     chains = nfnetlink.chains()
     if chains is not None:
         available |= {"nft", "nftables"}
@@ -104,13 +107,15 @@ def _has_rules() -> bool:
     )
 
 
-def _look_at_legacy(ours: set[Kind], others: set[Kind]) -> None:
+def _look_at_legacy(
+    ours: set[Kind], others: set[Kind], made: dict[Backend | Kind, Applier]
+) -> None:
     from istio_init.apply.legacy import Legacy
 
-    applier = Legacy()
+    made["legacy"] = legacy = Legacy()
     for family in FAMILIES:
         try:
-            live = applier.read(family, frozenset())
+            live = legacy.look(family)
         except UnsupportedError:
             continue
         for table in live.tables:
@@ -121,12 +126,14 @@ def _look_at_legacy(ours: set[Kind], others: set[Kind]) -> None:
                     others.add("legacy")
 
 
-def applier(kind: Backend | Kind) -> Applier:
-    """Return the applier of a backend.
+def applier(kind: Backend | Kind, made: dict[Backend | Kind, Applier] | None = None) -> Applier:
+    """Return the applier of a backend, the one in ``made`` if it is there.
 
     Raises:
         UnsupportedError: what it stands on is not installed.
     """
+    if made and kind in made:
+        return made[kind]
     match kind:
         case "legacy":
             from istio_init.apply.legacy import Legacy

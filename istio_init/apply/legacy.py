@@ -33,6 +33,7 @@ class Legacy:
     _tables: ClassVar[dict[tuple[Family, str], Any]] = {}
 
     def __init__(self) -> None:
+        self._looked_at: dict[Family, Ruleset] = {}
         # What this object wrote, by its bytes: read back, it need not be taken apart.
         self._written: dict[tuple[Family, bytes], Rule | ForeignRule] = {}
         try:
@@ -41,6 +42,16 @@ class Legacy:
             raise UnsupportedError(
                 f"the legacy backend needs python-iptables and the libraries of iptables: {error}"
             ) from error
+
+    def look(self, family: Family) -> Ruleset:
+        """Return the tables in use, which the next ``read`` does not read again.
+
+        Raises:
+            As ``read``.
+        """
+        found = self.read(family, frozenset())
+        self._looked_at[family] = found
+        return found
 
     def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
         """Return the live tables, those of ``needed`` and those in use.
@@ -62,7 +73,12 @@ class Legacy:
                 f"load the module {_MODULES[family]} on the node, or use --backend nft or nftables"
             )
         present = needed | used
-        tables = (self._read_table(family, name) for name in TABLES if name in present)
+        looked_at = self._looked_at.pop(family, None)
+        tables = (
+            (looked_at and looked_at.table(name)) or self._read_table(family, name)
+            for name in TABLES
+            if name in present
+        )
         return Ruleset(family, tuple(tables))
 
     def _denied(self, family: Family, table: str) -> ApplyError:

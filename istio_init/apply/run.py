@@ -8,8 +8,9 @@ from istio_init.apply.lock import XtablesLock
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
+    from istio_init.apply.base import Applier
     from istio_init.apply.choose import Evidence, Kind
-    from istio_init.config import Run
+    from istio_init.config import Backend, Run
     from istio_init.log import Log
     from istio_init.model import Plan
 
@@ -31,11 +32,12 @@ def converge(plan: Plan, run: Run, log: Log) -> Result:
         UnsupportedError: this kernel or machine cannot do it; nothing was changed.
     """
     with interrupt.SignalsHeld(), XtablesLock(run.wait):
-        evidence = choose.look()
+        made: dict[Backend | Kind, Applier] = {}
+        evidence = choose.look(made)
         kind = choose.choose(evidence) if run.backend == "auto" else run.backend
         log.debug(f"backend {kind}; found {evidence}")
-        others = _emptied(evidence, plan, log, kept=kind)
-        sides = (Side(choose.applier(kind), plan, log), *others)
+        others = _emptied(evidence, made, plan, log, kept=kind)
+        sides = (Side(choose.applier(kind, made), plan, log), *others)
         return Result(kind, Transaction(sides, plan, log, clean=False).run())
 
 
@@ -50,8 +52,9 @@ def clean(hints: Plan, run: Run, log: Log) -> Result:
         UnsupportedError: this machine cannot do it; nothing was changed.
     """
     with interrupt.SignalsHeld(), XtablesLock(run.wait):
-        evidence = choose.look()
-        sides = _emptied(evidence, hints, log, unseen=evidence.unseen)
+        made: dict[Backend | Kind, Applier] = {}
+        evidence = choose.look(made)
+        sides = _emptied(evidence, made, hints, log, unseen=evidence.unseen)
         transaction = Transaction(sides, hints, log, clean=True)
         outcome = transaction.preview() if run.dry_run else transaction.run()
         return Result(", ".join(side.name for side in sides), outcome)
@@ -59,6 +62,7 @@ def clean(hints: Plan, run: Run, log: Log) -> Result:
 
 def _emptied(
     evidence: Evidence,
+    made: dict[Backend | Kind, Applier],
     plan: Plan,
     log: Log,
     *,
@@ -72,7 +76,7 @@ def _emptied(
     """
     found = evidence.ours | evidence.others | unseen
     return tuple(
-        Side(choose.applier(kind), plan, log, clean=True, may_skip=kind not in evidence.ours)
+        Side(choose.applier(kind, made), plan, log, clean=True, may_skip=kind not in evidence.ours)
         for kind in choose.KINDS
         if kind in found and kind != kept
     )

@@ -129,12 +129,12 @@ def run_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunOn:
     """Return what runs the program over a backend in memory and returns its exit code."""
     evidence = choose.Evidence(frozenset({"legacy"}), frozenset(), frozenset())
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
-    monkeypatch.setattr(choose, "look", lambda: evidence)
+    monkeypatch.setattr(choose, "look", lambda _made: evidence)
     monkeypatch.setattr(routes, "live", lambda _marks, _hints: ())
     monkeypatch.setattr(routes, "take", lambda _steps: None)
 
     def run(backend: Fake, *argv: str) -> int:
-        monkeypatch.setattr(choose, "applier", lambda _kind: backend)
+        monkeypatch.setattr(choose, "applier", lambda _kind, _made: backend)
         return cli.main([*CALL, *argv])
 
     return run
