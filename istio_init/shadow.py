@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 
 # Targets after which the next rule is tried. Any other may end the chain.
-_GO_ON = frozenset(
+GO_ON = frozenset(
     {
         *("AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "ECN"),
         *("HL", "HMARK", "IDLETIMER", "LED", "LOG", "MARK", "NFLOG", "NOTRACK", "RATEEST"),
@@ -177,7 +177,7 @@ def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ..
             return _chain_fate(name, protocol, table, inside)
         case Jump(name):
             # A target without options of its own.
-            return "goes on" if name in _GO_ON else "ends"
+            return "goes on" if name in GO_ON else "ends"
         case Return():
             return "returns" if inside else "ends"
         case Accept() | Drop() | Reject() | Redirect() | Tproxy():
@@ -227,7 +227,7 @@ def _foreign_fate(
     if verb == "-j" and table.chain(target):
         return _chain_fate(target, protocol, table, inside)
     # What went to a chain for good (-g) does not come back to where it was.
-    return "goes on" if target in _GO_ON else "ends"
+    return "goes on" if target in GO_ON else "ends"
 
 
 def _all_pass(words: list[str], protocol: Protocol) -> bool:

@@ -19,10 +19,12 @@ from istio_init.model import BUILTIN_CHAINS, TABLES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from istio_init.config import Backend
+
 PROGRAM = str(Path(sys.executable).with_name("istio-init"))
 TOOLS = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}
 # Every backend that a property has to hold on.
-BACKENDS = ("legacy", "nft", "nftables")
+BACKENDS: tuple[Backend, ...] = ("legacy", "nft", "nftables")
 # Without a locale and without any of Istio's variables.
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 

@@ -121,6 +121,21 @@ def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, .
     return (*addresses, *(route for route in routes if route.plain in led_to), *rules)
 
 
+def led_locally(marks: frozenset[int]) -> tuple[PolicyRoute, ...]:
+    """Return the marks that lead to a local route now, by rules that ``live`` finds.
+
+    Raises:
+        ApplyError: netlink does not answer.
+    """
+    found = live(marks, ())
+    local = {(item.family, item.table) for item in found if isinstance(item, LocalRoute)}
+    return tuple(
+        PolicyRoute(item.family, item.mark, item.table)
+        for item in found
+        if isinstance(item, PolicyRule) and (item.family, item.table) in local
+    )
+
+
 def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[Step, ...]:
     """Return the steps from one state to another, additions first.
 

@@ -53,9 +53,13 @@ _OF_PLAIN_RULES = frozenset(
     }
 )
 
+_RTA_DST = 1
 _RTA_OIF = 4
 _RTA_PRIORITY = 6
+_RTA_PREFSRC = 7
 _RTA_TABLE = 15
+_RTA_MARK = 16
+_RTA_UID = 25
 _RTN_LOCAL = 2
 _RT_SCOPE_HOST = 254
 RTPROT_BOOT = 3
@@ -129,6 +133,33 @@ def routes(family: Family) -> list[Route]:
             metric = None
         found.append(Route(_number(given, _RTA_TABLE, table), local, protocol, metric))
     return found
+
+
+class Way(Record):
+    """How a packet leaves; ``local`` if it is for this namespace itself.
+
+    ``source`` is the address that it gets unless it has one, packed.
+    """
+
+    interface: int
+    source: bytes | None
+    local: bool
+
+
+def way_to(destination: Network, mark: int = 0, uid: int | None = None) -> Way:
+    """Return how the kernel would send a packet to an address.
+
+    Raises:
+        OSError: it would not, or refused.
+    """
+    asked = _ROUTE.pack(_SOCKET_FAMILY[destination.family], destination.prefix, 0, 0, 0, 0, 0, 0, 0)
+    asked += netlink.attribute(_RTA_DST, destination.packed) + _attribute(_RTA_MARK, mark)
+    if uid is not None:
+        asked += _attribute(_RTA_UID, uid)
+    body = netlink.ask(netlink.ROUTE, _RTM_GETROUTE, asked)
+    given = dict(netlink.attributes(body[_ROUTE.size :]))
+    kind = _ROUTE.unpack_from(body)[7]
+    return Way(_number(given, _RTA_OIF), given.get(_RTA_PREFSRC), kind == _RTN_LOCAL)
 
 
 def change_rule(verb: Verb, family: Family, rule: MarkRule) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from istio_init import __version__
-from istio_init.cli import actions
-from istio_init.cli.options import GROUPS, OPTIONS, RUNNING, Option
+from istio_init.cli import actions, packet
+from istio_init.cli.options import GROUPS, OPTIONS, OUTPUT, RUNNING, Option
+from istio_init.cli.packet import INBOUND, OUTBOUND
 from istio_init.cli.startup import APPLY, CLEAN, COMMANDS, ISTIO_IPTABLES
 from istio_init.typed import TYPE_CHECKING
 
@@ -14,17 +15,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from istio_init.cli.packet import Direction
+
+EXPLAIN = "explain"
+
 _HELP = {
     APPLY: "Put the rules of layout 1.0 in place (layout 1.30 with --layout).",
     ISTIO_IPTABLES: "Put the rules of layout 1.30 in place, called as Istio calls it.",
     CLEAN: "Remove everything of ours, whatever flags and layout built it.",
 }
 
+_EXPLAIN_HELP = {
+    OUTBOUND: "Explain what becomes of a packet that a process of the pod sends.",
+    INBOUND: "Explain what becomes of a packet that comes into the pod.",
+}
+_EXPLAIN_EXAMPLES = {
+    OUTBOUND: """\b
+  istio-init explain outbound --to 10.1.2.3:443 --uid 1000 istio-iptables -i '*' -x 10.0.0.0/8
+  istio-init explain outbound --to [fd00::a]:53 --udp --uid 1000 --live
+  istio-init explain outbound --to 10.1.2.3:443 --uid 1337 --live --network-namespace 4711""",
+    INBOUND: """\b
+  istio-init explain inbound --from 10.0.0.9 --to-port 8080 istio-iptables -b '*' -d 15090
+  istio-init explain inbound --from 10.0.0.9 --to-port 8080 --via eth1 --live --format json""",
+}
+
 _EXAMPLES = """\b
   istio-init -p 15001 -u 1337 -m REDIRECT -i '*' -x '' -b 80 -d ''
   istio-init istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090,15021
   istio-init istio-iptables -i '*' -b '*' --no-ipv6 --dry-run
-  istio-init clean --network-namespace 4711"""
+  istio-init clean --network-namespace 4711
+  istio-init explain outbound --to 10.1.2.3:443 --uid 1000 --live"""
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -82,19 +102,58 @@ class _Command(click.Command):
             name,
             callback=callback,
             params=_flags(),
-            help=_HELP[name],
+            help=_HELP.get(name),
             context_settings=_CONTEXT,
             options_metavar="[FLAGS]",
         )
 
+    groups: tuple[str | None, ...] = (*GROUPS, None)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the flags, a section for each purpose."""
         params = self.get_params(ctx)
-        for group in (*GROUPS, None):
+        for group in self.groups:
             of_group = [param for param in params if getattr(param, "group", None) == group]
             rows = [row for param in of_group if (row := param.get_help_record(ctx))]
             with formatter.section(group or "Other"):
                 formatter.write_dl(rows)
+
+
+class _Explain(_Command):
+    """``istio-init explain DIRECTION``: a packet's flags, and all those of apply."""
+
+    groups = (packet.GROUP, *_Command.groups)
+
+    def __init__(self, direction: Direction) -> None:
+        of_packet = [_Flag(option) for option in packet.FLAGS[direction]]
+        live = click.Option(
+            ["--live"], is_flag=True, help="Through the kernel's rules, not those of the flags."
+        )
+        form = click.Option(["--format"], metavar="FORMAT", help="text or json. [default: text]")
+        for one, group in ((live, packet.GROUP), (form, OUTPUT)):
+            setattr(one, "group", group)  # noqa: B010 - click's own class has no such field
+        flags = [flag for flag in _flags() if flag.name != "format"]
+        words = click.Argument(["way_in"], required=False, metavar=f"[{ISTIO_IPTABLES}]")
+        super().__init__(direction, self._run)
+        self.direction = direction
+        self.params = [*of_packet, live, form, *flags, words]
+        self.help = f"{_EXPLAIN_HELP[direction]}\n\n{_EXPLAIN_EXAMPLES[direction]}"
+
+    def _run(self, **params: str | bool | None) -> int:
+        from istio_init.cli import explain
+
+        way_in = params.pop("way_in")
+        if way_in not in (None, ISTIO_IPTABLES):
+            raise click.UsageError(f"{way_in!r}: no command but {ISTIO_IPTABLES} goes here")
+        names = {option.name: _parameter(option.name) for option in packet.FLAGS[self.direction]}
+        texts = {name: text for name in names if isinstance(text := params[names[name]], str)}
+        return explain.run(
+            ISTIO_IPTABLES if way_in else APPLY,
+            self.direction,
+            texts,
+            _given(params),
+            live=bool(params["live"]),
+        )
 
 
 class _Program(click.Group):
@@ -135,12 +194,27 @@ def _given(params: dict[str, str | bool | None]) -> dict[str, str]:
     return flags
 
 
+def _explain() -> click.Group:
+    return click.Group(
+        EXPLAIN,
+        help="Follow one packet through the rules, and say what becomes of it and why.",
+        short_help="Say what the rules do with one packet, and why.",
+        context_settings=_CONTEXT,
+        commands={name: _Explain(name) for name in packet.DIRECTIONS},
+        subcommand_metavar="outbound|inbound [FLAGS]",
+        options_metavar="",
+    )
+
+
 def _program() -> _Program:
     program = _Program(
         "istio-init",
         help="Lead a pod's traffic through its sidecar proxy.\n\n" + _EXAMPLES,
         context_settings=_CONTEXT,
-        commands={name: _Command(name, _callback(name)) for name in COMMANDS},
+        commands={
+            **{name: _Command(name, _callback(name)) for name in COMMANDS},
+            EXPLAIN: _explain(),
+        },
         subcommand_metavar="[COMMAND] [FLAGS]",
         options_metavar="",
     )

@@ -454,6 +454,14 @@ OPTIONS: tuple[Option, ...] = (
 
 BY_NAME = {option.name: option for option in OPTIONS}
 
+# How planned rules name the flag that asked for them, with the pod annotation that feeds it.
+ANNOTATIONS = {
+    name: option.annotation
+    for option in OPTIONS
+    for name in (f"-{option.short}", f"--{option.name}", *option.env)
+    if option.annotation and name != "-"
+}
+
 # Settings without a flag, which the help names too.
 ENABLE_INBOUND_IPV6 = "ENABLE_INBOUND_IPV6"
 ENVOY_USER = "ENVOY_USER"

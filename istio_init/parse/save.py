@@ -45,8 +45,8 @@ from istio_init.model import (
     Tproxy,
     make_table,
 )
-from istio_init.render.words import rule_words
-from istio_init.typed import TYPE_CHECKING
+from istio_init.render.words import rule_words, target_words
+from istio_init.typed import TYPE_CHECKING, Record
 from istio_init.values import id_range, network, port_range
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 # Targets that end a rule without naming a chain.
 _BUILTIN_TARGETS = frozenset({"ACCEPT", "DROP", "RETURN", "QUEUE"})
+_VERBS = ("-j", "-g")
 
 
 class _Words:
@@ -99,19 +100,116 @@ def parse_rule(text: str, family: Family) -> Rule | ForeignRule:
 
 
 def _jump_of(text: str) -> str:
-    words = text.split()
+    for word, after in pairwise(_split(text)):
+        if word in _VERBS and after not in _BUILTIN_TARGETS:
+            return after
+    return ""
+
+
+class Parts(Record):
+    """The words of a rule, taken apart as far as they are understood.
+
+    ``protocols`` are names or numbers with whether each is negated, ``unknown``
+    the matches that are not understood, as they are written. ``verb`` is ``-j``,
+    ``-g`` or ``""``, ``name`` what follows it, ``target`` what that and its
+    options mean, None where they are not understood.
+    """
+
+    matches: tuple[Match, ...]
+    protocols: tuple[tuple[str, bool], ...]
+    unknown: tuple[str, ...]
+    verb: str
+    name: str
+    target: Target | None
+
+
+def parts(text: str, family: Family) -> Parts:
+    """Return what follows ``-A CHAIN`` in parts, for rules that are not understood whole."""
+    words = _split(text)
+    matches: list[Match] = []
+    protocols: list[tuple[str, bool]] = []
+    unknown: list[str] = []
+    start = 0
+    while start < len(words) and words[start] not in _VERBS:
+        end = _end_of_match(words, start)
+        group = words[start:end]
+        match group:
+            case ["-p", protocol]:
+                protocols.append((protocol, False))
+            case ["!", "-p", protocol]:
+                protocols.append((protocol, True))
+            case ["-m", "comment", *_]:
+                pass
+            case ["-m", ("tcp" | "udp"), *options]:
+                for one in _options(options):
+                    _understand([*group[:2], *one], matches, unknown)
+            case _:
+                _understand(group, matches, unknown)
+        start = end
+    verb, name = [*words[start : start + 2], "", ""][:2]
+    target = _understood_target(words[start + 1 :], family)
+    return Parts(tuple(matches), tuple(protocols), tuple(unknown), verb, name, target)
+
+
+def _understood_target(words: list[str], family: Family) -> Target | None:
+    try:
+        found = _target(_Words(words))
+    except ValueError:
+        return None
+    return found if target_words(found, family)[1:] == words else None
+
+
+def _split(text: str) -> list[str]:
     if '"' in text:
         import shlex
 
         try:
-            words = shlex.split(text)
+            return shlex.split(text)
         except ValueError:
             # Quotes without an end are not iptables' own.
-            words = text.split()
-    for word, after in pairwise(words):
-        if word in ("-j", "-g") and after not in _BUILTIN_TARGETS:
-            return after
-    return ""
+            pass
+    return text.split()
+
+
+def _end_of_match(words: list[str], start: int) -> int:
+    """Return where the next match begins; an extension's words reach to the next extension."""
+    if words[start : start + 2] == ["-m", "comment"]:
+        return start + 4
+    end = start + 2
+    if words[start] == "-m":
+        while end < len(words) and words[end] not in ("-m", *_VERBS):
+            end += 1
+        return end
+    end -= words[start] != "!"
+    while end < len(words) and words[end][:1] != "-" and words[end] != "!":
+        end += 1
+    return end
+
+
+def _options(words: list[str]) -> list[list[str]]:
+    """Return the options of an extension one by one, each with its ``!`` and its values."""
+    found: list[list[str]] = []
+    for word in words:
+        opens = word == "!" or (word.startswith("--") and (not found or found[-1] != ["!"]))
+        if opens or not found:
+            found.append([word])
+        else:
+            found[-1].append(word)
+    return found
+
+
+def _understand(group: list[str], matches: list[Match], unknown: list[str]) -> None:
+    words = _Words(group)
+    try:
+        negated = words.take_if("!")
+        found = _match(words.take(), words, "", negated=negated)
+    except ValueError:
+        unknown.append(" ".join(group))
+        return
+    if words:
+        unknown.append(" ".join(group))
+    else:
+        matches.append(found)
 
 
 def _rule(words: _Words) -> Rule:

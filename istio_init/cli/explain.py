@@ -1,0 +1,164 @@
+"""The command ``explain``: one packet through the rules of a plan, or of the kernel."""
+
+from __future__ import annotations
+
+import os
+import sys
+from _socket import if_indextoname
+
+from istio_init import explain, host, netns, planner
+from istio_init.cli import packet, terminal
+from istio_init.cli.options import ANNOTATIONS
+from istio_init.cli.packet import USUAL_INTERFACE
+from istio_init.cli.resolve import Resolved, resolve
+from istio_init.config import LAYOUT_1_30
+from istio_init.errors import ConfigError, IstioInitError, Problem
+from istio_init.explain import Routes, Rules
+from istio_init.log import Log
+from istio_init.model import IPV6, Network
+from istio_init.packet import LO, Packet
+from istio_init.render import trace
+from istio_init.typed import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.cli.packet import Asked, Direction
+    from istio_init.host import Names
+    from istio_init.model import Plan
+
+
+class _Found(Record):
+    """The rules that a packet meets, how it is routed, and what has to be said of them.
+
+    ``layout`` is that of a plan, ``""`` for live rules.
+    """
+
+    rules: tuple[Rules, ...]
+    packet: Packet
+    routes: Routes
+    layout: str
+    notes: tuple[str, ...] = ()
+
+
+def run(
+    command: str,
+    direction: Direction,
+    texts: Mapping[str, str],
+    flags: dict[str, str],
+    *,
+    live: bool,
+) -> int:
+    """Explain a packet; return the exit code.
+
+    ``texts`` are the flags of the packet, ``flags`` those of apply, both by their
+    long names. ``command`` is the way in whose layout is the default.
+    """
+    log = Log()
+    try:
+        names = host.Names()
+        form = flags.pop("format", packet.FORMATS[0])
+        asked, problems = packet.read(direction, texts, names)
+        if form not in packet.FORMATS:
+            problems += (Problem("--format", form, " or ".join(packet.FORMATS)),)
+        resolved = _resolved(command, flags, names, problems)
+        log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
+        for warning in resolved.warnings:
+            log.warn(warning)
+        found = _live(resolved, asked) if live else _planned(resolved, asked, log)
+        _write(found, as_json=form == "json")
+    except IstioInitError as error:
+        log.error(str(error))
+        return error.exit_code
+    return 0
+
+
+def _resolved(
+    command: str, flags: dict[str, str], names: Names, problems: tuple[Problem, ...]
+) -> Resolved:
+    """Return what the flags ask for; what is wrong with the packet is reported with them."""
+    try:
+        resolved = resolve(command, flags, os.environ, names)
+    except ConfigError as error:
+        raise ConfigError((*problems, *error.problems)) from error
+    if problems:
+        raise ConfigError(problems)
+    return resolved
+
+
+def _enter(resolved: Resolved) -> None:
+    if resolved.run.network_namespace:
+        netns.enter(resolved.run.network_namespace)
+
+
+def _plan(resolved: Resolved) -> Plan:
+    return planner.plan(resolved.config, host.gather(resolved.config))
+
+
+def _planned(resolved: Resolved, asked: Asked, log: Log) -> _Found:
+    config = resolved.config
+    if config.layout == LAYOUT_1_30 and config.ipv6 is None:
+        # The addresses that decide are those of the namespace named.
+        _enter(resolved)
+    plan = _plan(resolved)
+    for warning in plan.warnings:
+        log.warn(warning)
+    family = asked.packet.family
+    rules = Rules(plan.ruleset(family))
+    notes: tuple[str, ...] = ()
+    if family == IPV6 and not rules.ruleset.tables and config.layout == LAYOUT_1_30:
+        notes = ("IPv6 is left alone in this plan; --ipv6 captures it",)
+    marked = tuple(route for route in plan.routes if route.family == family)
+    sent = asked.packet
+    if not asked.via and sent.oif and any(route.mark == sent.mark for route in marked):
+        sent = sent.replace(oif=LO)
+    routes = Routes(marked, _away(sent))
+    return _Found((rules,), sent, routes, config.layout, notes)
+
+
+def _away(sent: Packet) -> str | None:
+    """Return the interface by which packets leave that nothing leads anywhere else."""
+    return sent.oif if sent.oif not in ("", LO) else USUAL_INTERFACE
+
+
+def _live(resolved: Resolved, asked: Asked) -> _Found:
+    from istio_init import ownership
+    from istio_init.apply import live, routes, rtnetlink
+
+    _enter(resolved)
+    sent = asked.packet
+    found = live.read(sent.family)
+    marks = ownership.traces(tuple(one.ruleset for one in found.rules)).marks
+    marked = tuple(route for route in routes.led_locally(marks) if route.family == sent.family)
+    notes = found.notes
+    local = True
+    away = _away(sent)
+    if sent.destination is not None and not (asked.via and sent.oif):
+        to = Network(sent.family, sent.destination, len(sent.destination) * 8)
+        try:
+            way = rtnetlink.way_to(to, sent.mark or 0, sent.uid)
+            interface = if_indextoname(way.interface)
+        except OSError as error:
+            notes += (f"there is no route to {to.address} from here: {error.strerror}",)
+        else:
+            if sent.oif:
+                sent = sent.replace(oif=interface, source=sent.source or way.source)
+                away = _away(sent)
+            else:
+                local, away = way.local, interface
+    # What stands there and would be planned too is there for the reason it would be planned.
+    plan = _plan(resolved)
+    rules = tuple(explain.explained(one, plan) for one in found.rules)
+    if not rules:
+        notes += ("there are no rules in this namespace",)
+    return _Found(rules, sent, Routes(marked, away, local=local), "", notes)
+
+
+def _write(found: _Found, *, as_json: bool) -> None:
+    way = explain.trace(found.rules, found.packet, found.routes)
+    if as_json:
+        text = trace.document(way, ANNOTATIONS, layout=found.layout, notes=found.notes)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        terminal.write(trace.lines(way, ANNOTATIONS, layout=found.layout, notes=found.notes))

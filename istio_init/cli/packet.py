@@ -1,0 +1,278 @@
+"""The packet that ``explain`` is asked about, read from its flags."""
+
+from __future__ import annotations
+
+from istio_init import values
+from istio_init.cli.options import Option
+from istio_init.errors import Problem
+from istio_init.model import IPV4, IPV6, Network
+from istio_init.packet import LO, Packet, is_loopback
+from istio_init.typed import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Literal, TypeVar
+
+    from istio_init.host import Names
+    from istio_init.model import Family
+    from istio_init.packet import Hook, State
+
+    T = TypeVar("T")
+    Direction = Literal["outbound", "inbound"]
+
+OUTBOUND: Direction = "outbound"
+INBOUND: Direction = "inbound"
+DIRECTIONS: tuple[Direction, ...] = (OUTBOUND, INBOUND)
+
+GROUP = "The packet"
+FORMATS = ("text", "json")
+USUAL_INTERFACE = "eth0"
+
+_STATES: tuple[State, ...] = ("NEW", "ESTABLISHED", "RELATED", "INVALID")
+_HOOKS: dict[Direction, Hook] = {OUTBOUND: "OUTPUT", INBOUND: "PREROUTING"}
+_WITH_PORTS = ("tcp", "udp")
+_ICMP = {IPV4: "icmp", IPV6: "ipv6-icmp"}
+# As iptables prints the protocols that other people's rules are most often about.
+_PROTOCOLS = (*_WITH_PORTS, "icmp", "sctp")
+
+_TO = Option(
+    "to",
+    "",
+    GROUP,
+    "Where it goes: an address, with its port after a colon; IPv6 then in brackets.",
+    metavar="ADDRESS[:PORT]",
+)
+_FROM = Option("from", "", GROUP, "Where it comes from, likewise.", metavar="ADDRESS[:PORT]")
+_TO_PORT = Option("to-port", "", GROUP, "Port of the pod that it goes to.", metavar="PORT")
+_UID = Option("uid", "", GROUP, "User whose process sends it.", "not known", metavar="UID")
+_GID = Option("gid", "", GROUP, "Group of that process.", "same number as --uid", metavar="GID")
+_PROTO = Option(
+    "proto", "", GROUP, "Its protocol: tcp, udp, icmp or sctp.", "tcp", metavar="PROTOCOL"
+)
+_UDP = Option("udp", "", GROUP, "Same as --proto udp.", switch=True)
+_MARK = Option("mark", "", GROUP, "Its mark, decimal or 0x hexadecimal.", "none", metavar="MARK")
+_CONNMARK = Option("connmark", "", GROUP, "The mark of its connection.", "none", metavar="MARK")
+_STATE = Option(
+    "state",
+    "",
+    GROUP,
+    "What connection tracking calls it: NEW, ESTABLISHED, RELATED or INVALID.",
+    "NEW",
+    metavar="STATE",
+)
+
+
+def _via(what: str, default: str) -> Option:
+    return Option("via", "", GROUP, what, default, metavar="NIC")
+
+
+FLAGS: dict[Direction, tuple[Option, ...]] = {
+    OUTBOUND: (
+        _TO,
+        _FROM,
+        _UID,
+        _GID,
+        _PROTO,
+        _UDP,
+        _via(
+            "Interface that it leaves by.",
+            "lo for loopback addresses and TPROXY's mark, else eth0; with --live as the kernel "
+            "routes it",
+        ),
+        _MARK,
+        _CONNMARK,
+        _STATE,
+    ),
+    INBOUND: (
+        _FROM,
+        _TO_PORT,
+        _TO,
+        _PROTO,
+        _UDP,
+        _via("Interface that it comes in by.", USUAL_INTERFACE),
+        _MARK,
+        _CONNMARK,
+        _STATE,
+    ),
+}
+
+
+class Asked(Record):
+    """The packet; ``via`` tells whether its interface was given."""
+
+    packet: Packet
+    via: bool
+
+
+class _Ends(Record):
+    """An address with its port, as far as they are given."""
+
+    host: Network | None = None
+    port: int | None = None
+
+
+class _Texts:
+    """Reads the flags' values, and collects what is wrong with them."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = texts
+        self.problems: list[Problem] = []
+
+    def value(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        text = self._texts.get(name)
+        if text is None:
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.refuse(name, str(error))
+            return default
+
+    def refuse(self, name: str, expected: str) -> None:
+        self.problems.append(Problem(f"--{name}", self._texts.get(name, ""), expected))
+
+    def given(self, name: str) -> bool:
+        return name in self._texts
+
+
+def read(
+    direction: Direction, texts: Mapping[str, str], names: Names
+) -> tuple[Asked, tuple[Problem, ...]]:
+    """Return the packet that the flags describe, and everything that is wrong with them."""
+    found = _Texts(texts)
+    to = found.value("to", _end, _Ends())
+    source = found.value("from", _end, _Ends())
+    family = _family(found, direction, to, source)
+    protocol = _protocol(found, family)
+    port = found.value("to-port", values.port, to.port)
+    if to.port is not None and found.given("to-port"):
+        found.refuse("to-port", "no second port beside that of --to")
+    for name, end in (("to", port), ("from", source.port)):
+        if end is not None and protocol not in _WITH_PORTS:
+            asked = "to-port" if name == "to" and found.given("to-port") else name
+            found.refuse(asked, f"no port: {protocol} has none")
+    uid = found.value("uid", _single(names.uid, "passwd"), None)
+    gid = found.value("gid", _single(names.gid, "group"), uid)
+    mark = found.value("mark", _mark, 0)
+    state = found.value("state", _state, _STATES[0])
+    via = found.value("via", _interface, None)
+    outbound = direction == OUTBOUND
+    if not outbound and via == LO:
+        found.refuse(
+            "via", "another interface: what comes in by lo was sent here, explain outbound"
+        )
+    destination = to.host.packed if to.host else None
+    interface = via or _usual_interface(to.host, outbound=outbound)
+    packet = Packet(
+        family,
+        _HOOKS[direction],
+        protocol,
+        source.host.packed if source.host else _usual_source(to.host, interface, outbound=outbound),
+        destination,
+        source.port,
+        port,
+        iif="" if outbound else interface,
+        oif=interface if outbound else "",
+        owned=outbound,
+        uid=uid,
+        gid=gid,
+        mark=mark,
+        connmark=found.value("connmark", _mark, 0),
+        state=state,
+        # A connection that exists has its socket.
+        socket=True if state == "ESTABLISHED" else None,
+    )
+    return Asked(packet, via is not None), tuple(found.problems)
+
+
+def _family(found: _Texts, direction: Direction, to: _Ends, source: _Ends) -> Family:
+    needed = "to" if direction == OUTBOUND else "from"
+    if not found.given(needed):
+        found.refuse(needed, "an address; it has to be given")
+    if to.host and source.host and to.host.family != source.host.family:
+        found.refuse("from", f"an address of the same family as --to, {to.host.family}")
+    host = to.host or source.host
+    return host.family if host else IPV4
+
+
+def _protocol(found: _Texts, family: Family) -> str:
+    if found.value("udp", values.boolean, default=False):
+        if found.given("proto"):
+            found.refuse("proto", "no second protocol beside --udp")
+        return "udp"
+    protocol = found.value("proto", _known_protocol, "tcp")
+    return _ICMP[family] if protocol == "icmp" else protocol
+
+
+def _known_protocol(text: str) -> str:
+    word = text.strip().lower()
+    if word not in _PROTOCOLS:
+        raise ValueError(" or ".join(_PROTOCOLS))
+    return word
+
+
+def _end(text: str) -> _Ends:
+    host, number = _split(text)
+    try:
+        found = _Ends(values.address(host), None if number is None else values.port(number))
+    except ValueError:
+        raise ValueError(
+            f"an address such as 10.1.2.3:443 or [fd00::1]:443, not {text!r}"
+        ) from None
+    return found
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Return the text of an address and that of its port, None without one."""
+    host, bracket, rest = text.removeprefix("[").partition("]")
+    # Brackets are for IPv6 alone, whose colons they keep apart from the port's.
+    if text.startswith("[") and bracket and ":" in host and rest[:1] in ("", ":"):
+        return host, rest[1:] if rest else None
+    if text.count(":") == 1:
+        host, _, number = text.partition(":")
+        return host, number
+    return text, None
+
+
+def _single(lookup: Callable[[str], int | None], file: str) -> Callable[[str], int | None]:
+    def parse(text: str) -> int | None:
+        ids = values.id_range(text, lookup, file)
+        if ids.low != ids.high:
+            raise ValueError("one id, not a range")
+        return ids.low
+
+    return parse
+
+
+def _mark(text: str) -> int:
+    return values.number(text.strip(), 0, values.MAX_U32, hexadecimal=True)
+
+
+def _state(text: str) -> State:
+    for state in _STATES:
+        if state == text.strip().upper():
+            return state
+    raise ValueError(" or ".join(_STATES))
+
+
+def _interface(text: str) -> str | None:
+    if text.endswith("+"):
+        raise ValueError("the name of one interface; + has no meaning here")
+    return values.interface(text)
+
+
+def _usual_interface(to: Network | None, *, outbound: bool) -> str:
+    return (
+        LO if outbound and to is not None and is_loopback(to.family, to.packed) else USUAL_INTERFACE
+    )
+
+
+def _usual_source(to: Network | None, interface: str, *, outbound: bool) -> bytes | None:
+    """Return the source that the kernel gives a packet that does not leave this namespace."""
+    if not outbound or to is None or interface != LO:
+        return None
+    return (
+        b"\x7f\x00\x00\x01"
+        if to.family == IPV4 and is_loopback(to.family, to.packed)
+        else to.packed
+    )
