@@ -209,7 +209,7 @@ def call(order: Answer) -> Answer:
 def prepared(order: Answer) -> socket.socket:
     host = order["to"][0]
     kind = socket.SOCK_STREAM if order["proto"] == "tcp" else socket.SOCK_DGRAM
-    own = socket.socket(family_of(host), kind)
+    own = opened(family_of(host), kind, order.get("owner"))
     own.settimeout(order["timeout"])
     if order["mark"]:
         # Only what delivers in the client's name marks its packets.
@@ -219,6 +219,24 @@ def prepared(order: Answer) -> socket.socket:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         own.bind(tuple(order["source"]))
     return own
+
+
+def opened(
+    family: socket.AddressFamily, kind: socket.SocketKind, owner: list[int] | None
+) -> socket.socket:
+    """Return a socket of this user's or, for root, of the user and group of ``owner``.
+
+    Whose a socket is does not change after it was made.
+    """
+    if owner is None:
+        return socket.socket(family, kind)
+    os.setegid(owner[1])
+    os.seteuid(owner[0])
+    try:
+        return socket.socket(family, kind)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def greeting(own: socket.socket, order: Answer) -> Answer:
