@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ import pytest
 
 from istio_init.model import TABLES
 from tests.cases import CASES
-from tests.kernel import inside
-from tests.kernel.snapshot import snapshot
+from tests.inside import inside
+from tests.kernel import legacy_tables
 from tests.namespace import PROGRAM, TOOLS, Namespace, spelled
+from tests.snapshot import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +44,7 @@ def test_every_case_follows_another(seed: int) -> None:
             pod.init(*case.argv, env=case.env)
             assert pod.state(case.route_table) == case.expected, (before, case)
             # The route of the case before, in whatever table, is gone.
-            found = snapshot(pod)
+            found = counted(pod)
             routes = [*found["ip -4 route"], *found["ip -6 route"]]
             left = [line for line in routes if line.startswith("local default")]
             assert len(left) == len(case.expected["ip_rules"] + case.expected["ip6_rules"])
@@ -157,12 +159,12 @@ def test_one_run_repairs_any_damage(argv: tuple[str, ...]) -> None:
     dice = random.Random(1337)
     with Namespace() as pod:
         pod.init(*argv)
-        whole = snapshot(pod)
+        whole = counted(pod)
         for damage in DAMAGES:
             damage(pod, dice)
-            damaged = snapshot(pod)
+            damaged = counted(pod)
             repaired = pod.init(*argv)
-            assert snapshot(pod) == whole, damage.__name__
+            assert counted(pod) == whole, damage.__name__
             assert ("already in place" in repaired.stderr) == (damaged == whole), damage.__name__
 
 
@@ -178,13 +180,13 @@ def test_one_run_repairs_any_damage(argv: tuple[str, ...]) -> None:
 )
 def test_clean_removes_what_damage_left(damage: Callable[[Namespace, Random], None]) -> None:
     with Namespace() as pod:
-        before = snapshot(pod)
+        before = counted(pod)
         for argv in (BUILDS["1.0-tproxy"], EVERYTHING):
             pod.init(*argv)
             damage(pod, random.Random(1338))
             flags = argv[1:] if argv[0] == "istio-iptables" else argv
             pod.init("clean", *flags)
-            assert snapshot(pod) == before, argv
+            assert counted(pod) == before, argv
 
 
 # The kernel counts a quota anew whenever the rule's table is replaced, even by
@@ -213,7 +215,7 @@ def times_written(pod: Namespace) -> dict[str, int]:
     pod.run(sys.executable, "-c", SEND)
     return {
         section: int(line[1:].partition(":")[0])
-        for section, lines in snapshot(pod).items()
+        for section, lines in counted(pod).items()
         for line in lines
         if "-m quota" in line
     }
@@ -249,10 +251,10 @@ def test_a_second_run_writes_nothing(argv: tuple[str, ...]) -> None:
 
 def test_a_second_run_leaves_routes_alone() -> None:
     with Namespace() as pod:
-        first = inside.call(pod, inside.announced, PROGRAM, *EVERYTHING)
-        second = inside.call(pod, inside.announced, PROGRAM, *EVERYTHING)
-        inside.call(pod, inside.announced, PROGRAM, "clean")
-        cleaned = inside.call(pod, inside.announced, PROGRAM, "clean")
+        first = inside(pod, partial(legacy_tables.announced, PROGRAM, *EVERYTHING))
+        second = inside(pod, partial(legacy_tables.announced, PROGRAM, *EVERYTHING))
+        inside(pod, partial(legacy_tables.announced, PROGRAM, "clean"))
+        cleaned = inside(pod, partial(legacy_tables.announced, PROGRAM, "clean"))
 
     assert len(first) >= 5
     assert second == []

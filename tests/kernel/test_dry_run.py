@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import strategies as st
 
-from tests.kernel.snapshot import snapshot, tables_in_use
 from tests.namespace import TOOLS, Namespace, program_for_all
+from tests.snapshot import counted, tables_in_use
 from tests.strategies import drawn, id_ranges, interface_names, networks, port_ranges
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def touched(command: str) -> set[str]:
 @pytest.mark.parametrize("share", range(SHARES))
 def test_the_kernel_shows_what_a_dry_run_printed(share: int) -> None:
     with Namespace() as pod:
-        before = snapshot(pod)
+        before = counted(pod)
     for flags in calls()[share::SHARES]:
         with Namespace() as pod:
             printed = sections(pod.init(*flags, "--dry-run").stdout)
@@ -165,9 +165,9 @@ def test_the_kernel_shows_what_a_dry_run_printed(share: int) -> None:
             used = tables_in_use(pod).split()
             for command, lines in printed.items():
                 assert live(pod, command) == lines, (command, flags)
-            after = snapshot(pod)
+            after = counted(pod)
             pod.init("clean", *flags)
-            cleaned = snapshot(pod)
+            cleaned = counted(pod)
 
         names = {section for command in printed for section in touched(command)}
         assert {section for section in before if after[section] != before[section]} <= names, flags

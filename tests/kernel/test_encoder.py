@@ -6,7 +6,7 @@ program; what the kernel then holds must not tell who wrote it.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,7 +49,8 @@ from istio_init.model import (
 )
 from istio_init.render.words import match_negated, rule_words
 from istio_init.values import network
-from tests.kernel import inside
+from tests.inside import inside
+from tests.kernel import legacy_tables
 from tests.namespace import TOOLS, Namespace, spelled
 from tests.strategies import CHAINS, drawn, rules, tables_of
 
@@ -189,7 +190,7 @@ def write_by_iptables(pod: Namespace, family: Family, wished: dict[str, list[Rul
 def write_by_program(pod: Namespace, family: Family, wished: dict[str, list[Rule]]) -> None:
     leaves = [Chain(chain, None) for chain in CHAINS]
     tables = {table: [Chain(SIEVE, None, tuple(some)), *leaves] for table, some in wished.items()}
-    inside.call(pod, inside.write, family, tables)
+    inside(pod, partial(legacy_tables.write, family, tables))
 
 
 samples = pytest.mark.parametrize("kind", ["hand-picked", "random"])
@@ -219,10 +220,10 @@ def test_kernel_cannot_tell_who_wrote_a_rule(kind: str, family: Family) -> None:
             printed = lines(some, family)
             assert rules_of(theirs, family, table) == printed
             assert rules_of(ours, family, table) == printed
-            written = inside.call(theirs, inside.entries, family, table)
+            written = inside(theirs, partial(legacy_tables.entries, family, table))
             # Eight or so entries more: heads and ends of the chains.
             assert len(written) > len(some)
-            assert inside.call(ours, inside.entries, family, table) == written
+            assert inside(ours, partial(legacy_tables.entries, family, table)) == written
 
 
 @samples
@@ -231,7 +232,7 @@ def test_rules_of_iptables_are_read_as_they_were_meant(kind: str, family: Family
     wished = sample(kind, family)
     with Namespace() as theirs:
         write_by_iptables(theirs, family, wished)
-        live = inside.call(theirs, inside.read, family, *wished)
+        live = inside(theirs, partial(legacy_tables.read, family, *wished))
 
     for table in live.tables:
         sieve = table.chain(SIEVE)
@@ -276,9 +277,10 @@ def test_64_owner_groups_fit_into_one_rule(family: Family) -> None:
     with Namespace() as theirs, Namespace() as ours:
         theirs.run(TOOLS[family], "-t", "nat", "-N", SIEVE)
         theirs.run(TOOLS[family], "-t", "nat", "-A", SIEVE, *words)
-        inside.call(ours, inside.write, family, {"nat": [Chain(SIEVE, None, (excluding,))]})
-        written = inside.call(theirs, inside.entries, family, "nat")
-        assert inside.call(ours, inside.entries, family, "nat") == written
+        one = {"nat": [Chain(SIEVE, None, (excluding,))]}
+        inside(ours, partial(legacy_tables.write, family, one))
+        written = inside(theirs, partial(legacy_tables.entries, family, "nat"))
+        assert inside(ours, partial(legacy_tables.entries, family, "nat")) == written
         assert rules_of(ours, family, "nat") == lines([excluding], family)
         ours.run(TOOLS[family], "-t", "nat", "-C", SIEVE, *words)
         ours.run(TOOLS[family], "-t", "nat", "-D", SIEVE, *words)
@@ -381,7 +383,7 @@ def test_a_match_on_every_interface_is_not_taken_for_one_of_ours(family: Family)
     # The kernel keeps the "+", but iptables does not print it.
     with Namespace() as pod:
         restore(pod, family, {"filter": ["-A FORWARD -i + ! -o + -j ACCEPT"]})
-        found = inside.call(pod, inside.rewrite, family, "filter", "FORWARD")
+        found = inside(pod, partial(legacy_tables.rewrite, family, "filter", "FORWARD"))
         printed = rules_of(pod, family, "filter")
 
     assert [type(one) for one in found] == [ForeignRule]
@@ -396,9 +398,9 @@ def test_foreign_rules_survive_a_rewrite(family: Family, table: str) -> None:
         made = [f":{chain} - [0:0]" for chain in (SIEVE, "other")]
         written = [f"-A {SIEVE} {text}".rstrip() for text in texts]
         restore(pod, family, {table: [*made, *written]})
-        before = inside.call(pod, inside.entries, family, table)
-        found = inside.call(pod, inside.rewrite, family, table, SIEVE)
-        after = inside.call(pod, inside.entries, family, table)
+        before = inside(pod, partial(legacy_tables.entries, family, table))
+        found = inside(pod, partial(legacy_tables.rewrite, family, table, SIEVE))
+        after = inside(pod, partial(legacy_tables.entries, family, table))
         printed = rules_of(pod, family, table)
 
     assert printed == written

@@ -6,13 +6,15 @@ import fcntl
 import os
 import subprocess
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel import inside
-from tests.kernel.snapshot import snapshot, tables_in_use
+from tests.inside import inside
+from tests.kernel import legacy_tables
 from tests.namespace import CLEAN_ENVIRONMENT, PROGRAM, Namespace, program_for_all
+from tests.snapshot import counted, tables_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,10 +78,10 @@ def test_a_dry_run_of_clean_touches_nothing() -> None:
         never = pod.init("clean", "--dry-run")
         tables = tables_in_use(pod)
         pod.init("istio-iptables", "-m", "TPROXY", "-b", "*", "--ipv6")
-        before = snapshot(pod)
+        before = counted(pod)
         done = pod.init("clean", "--dry-run")
         other = pod.init("istio-iptables", "--cleanup-only", "--dry-run")
-        after = snapshot(pod)
+        after = counted(pod)
 
     assert tables == ""
     assert "nothing of ours" in never.stderr
@@ -105,11 +107,11 @@ def capabilities(*kept: str, uid: int = 0) -> tuple[str, ...]:
 def test_a_missing_capability_is_named(kept: tuple[str, ...], missing: str, uid: int) -> None:
     with Namespace() as pod:
         pod.init("-b", "80")
-        before = snapshot(pod)
+        before = counted(pod)
         for command in (APPLY, ("clean",)):
             done = pod.run(*capabilities(*kept, uid=uid), program_for_all(), *command, check=False)
             fails(done, missing, "nothing was changed")
-        after = snapshot(pod)
+        after = counted(pod)
 
     assert after == before
 
@@ -118,14 +120,14 @@ def test_a_missing_capability_is_named(kept: tuple[str, ...], missing: str, uid:
 def test_two_capabilities_are_enough(uid: int) -> None:
     kept = capabilities("net_admin", "net_raw", uid=uid)
     with Namespace() as pod, Namespace() as other:
-        before = snapshot(pod)
+        before = counted(pod)
         flags = ("istio-iptables", "-m", "TPROXY", "-b", "*", "--redirect-dns", "--ipv6")
         dns = ("--dns-servers", "10.0.0.10")
         pod.run(*kept, program_for_all(), *flags, *dns)
         other.init(*flags, *dns)
-        assert snapshot(pod) == snapshot(other)
+        assert counted(pod) == counted(other)
         pod.run(*kept, program_for_all(), "clean")
-        after = snapshot(pod)
+        after = counted(pod)
 
     assert after == before
 
@@ -235,14 +237,16 @@ def test_a_failure_anywhere_puts_everything_back(earlier: tuple[str, ...]) -> No
         pod.run("sh", "-e", "-c", OTHERS)
         if earlier:
             pod.init(*earlier)
-        before = snapshot(pod)
+        before = counted(pod)
         for number in range(1, COMMITS + 1):
-            error = inside.call(pod, inside.apply_disturbed, number, (), EVERYWHERE)
+            error = inside(pod, partial(legacy_tables.apply_disturbed, number, (), EVERYWHERE))
             assert "injected" in error
             assert "rolled back" in error
-            assert snapshot(pod) == before, number
-        assert inside.call(pod, inside.apply_disturbed, COMMITS + 3, (), EVERYWHERE) == ""
-        assert snapshot(pod) != before
+            assert counted(pod) == before, number
+        assert (
+            inside(pod, partial(legacy_tables.apply_disturbed, COMMITS + 3, (), EVERYWHERE)) == ""
+        )
+        assert counted(pod) != before
 
 
 @pytest.mark.parametrize("number", range(1, COMMITS + 1))
@@ -253,13 +257,13 @@ def test_what_others_write_meanwhile_stays(number: int) -> None:
     rule = ("OUTPUT", "-m", "comment", "--comment", "theirs", "-j", "ACCEPT")
     with Namespace() as pod, Namespace() as calm:
         event = (tool, "-t", table, "-A", *rule)
-        error = inside.call(pod, inside.apply_disturbed, number, event, EVERYWHERE)
-        found = snapshot(pod)
+        error = inside(pod, partial(legacy_tables.apply_disturbed, number, event, EVERYWHERE))
+        found = counted(pod)
         again = pod.init("istio-iptables", *as_flags(EVERYWHERE))
         calm.init("istio-iptables", *as_flags(EVERYWHERE))
-        expected = snapshot(calm)
+        expected = counted(calm)
         pod.run(tool, "-t", table, "-D", *rule)
-        without = snapshot(pod)
+        without = counted(pod)
 
     assert error == ""
     assert "already in place" in again.stderr
@@ -272,9 +276,9 @@ def test_ipv6_switched_off_on_lo() -> None:
     switch = "echo {} >/proc/sys/net/ipv6/conf/lo/disable_ipv6"
     with Namespace() as pod:
         pod.run("sh", "-e", "-c", OTHERS + switch.format(1))
-        before = snapshot(pod)
+        before = counted(pod)
         done = pod.init("istio-iptables", *as_flags(EVERYWHERE), check=False)
-        after = snapshot(pod)
+        after = counted(pod)
         pod.run("sh", "-e", "-c", switch.format(0))
         pod.init("istio-iptables", *as_flags(EVERYWHERE))
 

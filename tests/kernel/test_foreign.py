@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cases import CASES
-from tests.kernel.snapshot import Snapshot, snapshot
 from tests.namespace import TOOLS, Namespace
+from tests.snapshot import Snapshot, counted
 
 if TYPE_CHECKING:
     from tests.cases import Case
@@ -142,7 +142,7 @@ def without_us() -> Snapshot:
     with Namespace() as pod:
         prepared(pod)
         plant(pod, AFTER)
-        return snapshot(pod)
+        return counted(pod)
 
 
 def ours(found: Snapshot) -> Snapshot:
@@ -180,21 +180,21 @@ def test_foreign_rules_stay_through_everything(part: int) -> None:
         prepared(pod)
         pod.init(*CASES[part].argv, env=CASES[part].env)
         plant(pod, AFTER)
-        assert theirs(snapshot(pod)) == without_us()
+        assert theirs(counted(pod)) == without_us()
         # Each case follows another, every second one an empty pod.
         for number, case in enumerate(CASES[part::PARTS]):
             pod.init(*case.argv, env=case.env)
-            applied = snapshot(pod)
+            applied = counted(pod)
             assert ours(applied) == expected(case), case
             assert theirs(applied) == without_us(), case
             again = pod.init(*case.argv, env=case.env)
             assert "already in place" in again.stderr, case
-            assert snapshot(pod) == applied, case
+            assert counted(pod) == applied, case
             if number % 2:
                 pod.init("clean")
-                assert snapshot(pod) == without_us(), case
+                assert counted(pod) == without_us(), case
         pod.init("clean")
-        assert snapshot(pod) == without_us()
+        assert counted(pod) == without_us()
 
 
 ROUTED = [case for case in CASES if case.expected["ip_rules"]]
@@ -204,11 +204,11 @@ ROUTED = [case for case in CASES if case.expected["ip_rules"]]
 def test_foreign_policy_routes_stay(case: Case) -> None:
     with Namespace() as pod:
         pod.run("sh", "-e", "-c", ROUTES + MARKED)
-        before = snapshot(pod)
+        before = counted(pod)
         pod.init(*case.argv, env=case.env)
-        applied = snapshot(pod)
+        applied = counted(pod)
         pod.init("clean")
-        after = snapshot(pod)
+        after = counted(pod)
 
     added = {}
     for section in before:

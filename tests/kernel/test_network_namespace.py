@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.snapshot import snapshot, tables_in_use
 from tests.namespace import PROGRAM, Namespace
+from tests.snapshot import counted, tables_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,10 +41,10 @@ def test_rules_land_in_the_namespace_named(spelling: str) -> None:
         # Without a PATH no program could be started in between.
         node.run(PROGRAM, *FLAGS, *flags, env=env)
         assert tables_in_use(node) == ""
-        assert snapshot(pod) == snapshot(expected)
+        assert counted(pod) == counted(expected)
         node.run(PROGRAM, "clean", *flags, env=env)
         node.run(PROGRAM, "clean", *flags, env=env)
-        cleaned, never_used = snapshot(pod), snapshot(node)
+        cleaned, never_used = counted(pod), counted(node)
 
     assert cleaned == never_used
 

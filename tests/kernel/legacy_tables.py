@@ -1,16 +1,9 @@
-"""What tests do with this program's own modules inside a namespace, as a process there.
-
-``call`` runs one of the functions below in a namespace and brings back what it
-returns.
-"""
+"""What tests do with the legacy tables of a namespace, in a process there: see tests/inside.py."""
 
 from __future__ import annotations
 
-import pickle
 import struct
 import subprocess
-import sys
-from pathlib import Path
 from socket import (
     AF_INET,
     AF_INET6,
@@ -21,7 +14,7 @@ from socket import (
     SOCK_RAW,
     socket,
 )
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from istio_init import planner
 from istio_init.apply.base import Side, Transaction
@@ -36,16 +29,7 @@ from istio_init.log import Log
 from istio_init.model import make_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from istio_init.model import Chain, Family, ForeignRule, Rule, Ruleset
-    from tests.namespace import Namespace
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_ROOT = Path(__file__).parents[2]
-_RUN = "from tests.kernel.inside import main; main()"
 
 # IPT_SO_GET_INFO and _ENTRIES, IP6T_SO_GET_INFO and _ENTRIES: the same numbers.
 _GET_INFO, _GET_ENTRIES = 64, 65
@@ -59,28 +43,6 @@ _ENTRIES = struct.Struct("=32sI4x")
 _NEXT_OFFSET = {"ipv4": 84 + 4 + 2, "ipv6": 136 + 4 + 2}
 # RTNLGRP_IPV4_IFADDR, _ROUTE, _RULE and the same of IPv6.
 _ANNOUNCED = sum(1 << group - 1 for group in (5, 7, 8, 9, 11, 19))
-
-
-def call(pod: Namespace, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what ``function``, one of this module's, returns inside the namespace."""
-    done = subprocess.run(
-        pod.command((sys.executable, "-c", _RUN)),
-        input=pickle.dumps((function, args, kwargs)),
-        env=pod.environment(),
-        cwd=_ROOT,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    result: T = pickle.loads(done.stdout)
-    return result
-
-
-def main() -> None:
-    """Run the call on standard input; write what it returned to standard output."""
-    function, args, kwargs = pickle.load(sys.stdin.buffer)
-    sys.stdout.buffer.write(pickle.dumps(function(*args, **kwargs)))
 
 
 def entries(family: Family, table: str) -> list[str]:
