@@ -7,7 +7,7 @@ import sys
 
 from istio_init.cli.resolve import resolve
 from istio_init.config import LAYOUT_1_30, TPROXY
-from istio_init.errors import IstioInitError, UnsupportedError
+from istio_init.errors import IstioInitError
 from istio_init.log import Log
 from istio_init.typed import TYPE_CHECKING, assert_never
 
@@ -39,8 +39,6 @@ def run(command: str, flags: dict[str, str]) -> int:
 
 def _act(resolved: Resolved, log: Log) -> int:
     run = resolved.run
-    if run.run_validation:
-        raise UnsupportedError("this release does not validate yet: leave --run-validation out")
     if run.command == "clean":
         _clean(resolved, log)
     elif run.dry_run:
@@ -50,10 +48,14 @@ def _act(resolved: Resolved, log: Log) -> int:
         plan = _plan(resolved, log)
         sys.stdout.write(_rendered(plan, run.format))
         sys.stdout.flush()
-    elif run.skip_rule_apply:
-        log.info("--skip-rule-apply: nothing was written")
     else:
-        _apply(resolved, log)
+        _enter(resolved)
+        if run.skip_rule_apply:
+            log.info("--skip-rule-apply: nothing was written")
+        else:
+            _apply(resolved, log)
+        if run.run_validation:
+            _validate(resolved, log)
     return 0
 
 
@@ -93,7 +95,6 @@ def _rendered(plan: Plan, form: Format) -> str:
 
 
 def _apply(resolved: Resolved, log: Log) -> None:
-    _enter(resolved)
     result = _converge(resolved, log)
     outcome = result.outcome
     what = f"layout {resolved.config.layout} through backend {result.backend}"
@@ -127,6 +128,19 @@ def _converge(resolved: Resolved, log: Log) -> Result:
             for warning in warnings:
                 log.warn(f"--on-missing degrade: {warning}")
             resolved = resolved.replace(config=config)
+
+
+def _validate(resolved: Resolved, log: Log) -> None:
+    from istio_init import host, planner, probe
+
+    # Who answers DNS makes no difference here, and need not be known.
+    config = resolved.config.replace(redirect_dns=False)
+    plan = planner.plan(config, host.gather(config))
+    tried = probe.paths(config, plan, resolved.run.probe_port)
+    uid, gid = config.proxy_uids[0].low, config.proxy_gids[0].low
+    probe.validate(tried, uid=uid, gid=gid, seconds=resolved.run.probe_timeout)
+    for path in tried:
+        log.info(f"validation: the connection arrived ({path})")
 
 
 def _clean(resolved: Resolved, log: Log) -> None:
