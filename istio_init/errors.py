@@ -12,18 +12,42 @@ Drift that an audit finds is a value, not an error; the command line returns 3.
 
 from __future__ import annotations
 
-from istio_init.typed import Record
+from istio_init.typed import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Location(Record):
+    """What of the kernel's rules an error is about; ``""`` where that is not known.
+
+    ``rule`` is spelled as its backend prints it, ``flag`` is the one that asked
+    for it.
+    """
+
+    backend: str = ""
+    family: str = ""
+    table: str = ""
+    rule: str = ""
+    flag: str = ""
 
 
 class IstioInitError(Exception):
     """An error whose text is meant for the person who has to act on it.
 
     ``missing`` names the tables, matches and targets that the kernel lacks, or
-    most probably does.
+    most probably does. ``location`` and ``remedy`` are part of the text too.
     """
 
     exit_code = 1
     missing: frozenset[str] = frozenset()
+    location = Location()
+    remedy = ""
+
+    def at(self, location: Location) -> Self:
+        """Note what the error is about; return the error."""
+        self.location = location
+        return self
 
 
 class Problem(Record):
@@ -65,9 +89,11 @@ class ParseError(IstioInitError):
 class UnsupportedError(IstioInitError):
     """Something the plan needs is missing from this kernel or this build."""
 
-    def __init__(self, text: str, *, missing: frozenset[str] = frozenset()) -> None:
-        self.missing = missing
-        super().__init__(text)
+    def __init__(
+        self, what: str, *, remedy: str = "", missing: frozenset[str] = frozenset()
+    ) -> None:
+        self.what, self.remedy, self.missing = what, remedy, missing
+        super().__init__(f"{what}: {remedy}" if remedy else what)
 
 
 class ApplyError(IstioInitError):

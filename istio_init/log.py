@@ -22,6 +22,8 @@ class Log:
     def __init__(self, level: Level = "info", *, as_json: bool = False) -> None:
         self._threshold = LEVELS.index(level)
         self._as_json = as_json
+        # Every one so far, whether it was written or not.
+        self.warnings: list[str] = []
 
     def debug(self, text: str) -> None:
         """Write what only a developer asks for."""
@@ -33,6 +35,7 @@ class Log:
 
     def warn(self, text: str) -> None:
         """Write what works, but probably not as meant."""
+        self.warnings.append(text)
         self._write("warn", text)
 
     def error(self, text: str) -> None:

@@ -26,7 +26,7 @@ from istio_init.planner.shared import (
     RAW,
 )
 from istio_init.planner.shared import REDIRECT as REDIRECT_CHAIN
-from istio_init.render.words import rule_words, tool
+from istio_init.render.words import rule_line, tool
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def _hiding(chain: Chain, ours: Chain, table: Table, plan: Table, family: Family
         after = [one for one in chain.rules[position + 1 :] if one in ours.rules]
         lost = _lost(rule, [one for one in after if isinstance(one, Rule)], chain, table, plan)
         if lost:
-            spelled = " ".join(rule_words(rule, family))
             place = f"{tool(family)} -t {table.name}"
-            yield f"{place}: the rule -A {chain.name} {spelled} stands before ours: {lost}"
+            line = rule_line(chain.name, rule, family)
+            yield f"{place}: the rule {line} stands before ours: {lost}"
 
 
 def _lost(

@@ -334,11 +334,12 @@ class Transaction:
         failure = ApplyError(
             "the rules cannot be put in place",
             where="this run",
-            why=str(error),
+            why=error.what if isinstance(error, UnsupportedError) else str(error),
+            remedy=error.remedy,
             rolled_back=restored,
         )
         failure.missing = error.missing
-        raise failure from error
+        raise failure.at(error.location) from error
 
     def _undo(self) -> bool:
         """Put back what was there before this run; return whether that worked.

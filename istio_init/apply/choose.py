@@ -54,7 +54,8 @@ def choose(evidence: Evidence) -> Kind:
             if kind in found & evidence.available:
                 return kind
     raise UnsupportedError(
-        "this kernel has neither ip_tables nor nf_tables: load one of these modules on the node"
+        "this kernel has neither ip_tables nor nf_tables",
+        remedy="load one of these modules on the node",
     )
 
 

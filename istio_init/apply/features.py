@@ -5,7 +5,9 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6
 
 from istio_init.apply.entry import extensions
+from istio_init.errors import Location
 from istio_init.model import Rule
+from istio_init.render.words import rule_line
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -57,6 +59,15 @@ def needed(steps: Iterable[Change], family: Family) -> tuple[Feature, ...]:
             for name, revision, is_target in extensions(step.rule, family):
                 found[Feature(family, name, revision, is_target)] = None
     return tuple(found)
+
+
+def location(backend: str, family: Family, table: str, step: Change) -> Location:
+    """Return where a step was to be taken, with the flag that asked for it."""
+    rule = step.rule
+    if rule is None:
+        return Location(backend, family, table)
+    flag = rule.flag if isinstance(rule, Rule) else ""
+    return Location(backend, family, table, rule_line(step.chain, rule, family), flag)
 
 
 def in_legacy(feature: Feature) -> bool:

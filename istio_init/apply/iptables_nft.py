@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init import ownership
 from istio_init.apply import nfnetlink, programs
-from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.errors import ApplyError, Location, UnsupportedError
 from istio_init.model import BUILTIN_CHAINS, TABLES, Ruleset, jump_of, make_table
 from istio_init.parse.save import parse_save
 from istio_init.render.words import restore_words, rule_words, tool
@@ -58,9 +58,9 @@ class IptablesNft:
         chains = nfnetlink.chains()
         if chains is None:
             raise UnsupportedError(
-                "this kernel has no nf_tables: load the module nf_tables on the node, or use "
-                "--backend legacy"
-            )
+                "this kernel has no nf_tables",
+                remedy="load the module nf_tables on the node, or use --backend legacy",
+            ).at(Location(self.name, family))
         tables = {
             chain.table
             for chain in chains
@@ -72,9 +72,9 @@ class IptablesNft:
             if "is incompatible" in text:
                 raise UnsupportedError(
                     f"a table of {tool(family)} holds rules that iptables-nft cannot show "
-                    f"(backend nft, {family}): look at it with nft list ruleset, or use "
-                    "--backend nftables"
-                )
+                    f"(backend nft, {family})",
+                    remedy="look at it with nft list ruleset, or use --backend nftables",
+                ).at(Location(self.name, family))
             live = parse_save(text, family)
         found = {table.name: table for table in live.tables}
         for name in needed:
@@ -100,7 +100,7 @@ class IptablesNft:
                     where=f"backend nft, {family}, {tables}",
                 )
             except ProgramError as error:
-                raise _refused(error, lines, family) from error
+                raise _refused(error, lines, of_family) from error
         if before is not None and set(self._read_in.values()) == {before}:
             self._note(results, before + len(changes))
 
@@ -198,16 +198,22 @@ def _failed(program: str, done: Finished, where: str) -> ProgramError:
 
 
 def _refused(
-    error: ProgramError, lines: list[tuple[str, Change | None]], family: Family
+    error: ProgramError,
+    lines: list[tuple[str, Change | None]],
+    changes: tuple[TableChanges, ...],
 ) -> ProgramError:
     """Return the error with the rule that the program stumbled over, and what that needs."""
+    family = changes[0].family
     number = _line_number(error.why)
     if not 0 < number <= len(lines):
-        return error
+        return error.at(Location(IptablesNft.name, family))
     from istio_init.apply import features
 
     text, step = lines[number - 1]
     error.why += f" at: {text}"
+    if step:
+        (table,) = [one.table for one in changes if any(step is other for other in one.steps)]
+        error.at(features.location(IptablesNft.name, family, table, step))
     needed = features.needed((step,), family) if step else ()
     if needed and not error.remedy:
         modules = ", ".join(feature.module for feature in needed)

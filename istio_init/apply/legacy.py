@@ -9,7 +9,7 @@ from istio_init import ownership
 from istio_init.apply import features, libiptc
 from istio_init.apply.base import TableChangedError
 from istio_init.apply.entry import decode, encode, normalised
-from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.errors import ApplyError, Location, UnsupportedError
 from istio_init.host import LEGACY_TABLES, legacy_tables
 from istio_init.model import BUILTIN_CHAINS, IPV4, TABLES, Chain, Ruleset, make_table
 from istio_init.render.words import tool
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from istio_init.diff import Change, TableChanges
     from istio_init.model import Family, ForeignRule, Rule, Table
 
+_INSTEAD = "use --backend nft or nftables"
 _MODULES = {"ipv4": "ip_tables", "ipv6": "ip6_tables"}
 
 
@@ -69,9 +70,9 @@ class Legacy:
             used = frozenset(TABLES)
         if used is None:
             raise UnsupportedError(
-                f"this kernel has no legacy {family} tables ({LEGACY_TABLES[family]} is missing): "
-                f"load the module {_MODULES[family]} on the node, or use --backend nft or nftables"
-            )
+                f"this kernel has no legacy {family} tables ({LEGACY_TABLES[family]} is missing)",
+                remedy=f"load the module {_MODULES[family]} on the node, or {_INSTEAD}",
+            ).at(Location(self.name, family))
         present = needed | used
         looked_at = self._looked_at.pop(family, None)
         tables = (
@@ -87,7 +88,7 @@ class Legacy:
             where=f"backend legacy, {family}, {table}",
             why="the kernel says: operation not permitted",
             remedy="run as root with the capabilities NET_ADMIN and NET_RAW",
-        )
+        ).at(Location(self.name, family, table))
 
     def _read_table(self, family: Family, name: str) -> Table:
         handle = self._fresh(family, name)
@@ -121,15 +122,15 @@ class Legacy:
         if number in (ENOENT, ENOPROTOOPT):
             module = f"{_MODULES[family].removesuffix('_tables')}table_{name}"
             return UnsupportedError(
-                f"this kernel has no table {name} (backend legacy, {family}): load the module "
-                f"{module} on the node, or use --backend nft or nftables",
+                f"this kernel has no table {name} (backend legacy, {family})",
+                remedy=f"load the module {module} on the node, or {_INSTEAD}",
                 missing=frozenset({name}),
-            )
+            ).at(Location(self.name, family, name))
         return ApplyError(
             "cannot read the table",
             where=f"backend legacy, {family}, {name}",
             why=_library_text(error),
-        )
+        ).at(Location(self.name, family, name))
 
     def _read_rules(
         self, handle: Any, family: Family, chain: str
@@ -220,10 +221,10 @@ class Legacy:
             missing = [feature for feature in needed if not features.in_legacy(feature)]
         if missing:
             return UnsupportedError(
-                f"this kernel lacks {' and '.join(str(feature) for feature in missing)} "
-                f"({where}): load the module on the node, or use --backend nft or nftables",
+                f"this kernel lacks {' and '.join(str(feature) for feature in missing)} ({where})",
+                remedy=f"load the module on the node, or {_INSTEAD}",
                 missing=frozenset(feature.name for feature in missing),
-            )
+            ).at(self._first_needing(change, missing))
         if number == EPERM:
             return self._denied(change.family, change.table)
         remedy = ""
@@ -238,7 +239,13 @@ class Legacy:
             where=where,
             why=_library_text(error),
             remedy=remedy,
-        )
+        ).at(Location(self.name, change.family, change.table))
+
+    def _first_needing(self, change: TableChanges, missing: list[features.Feature]) -> Location:
+        for step in change.steps:
+            if not set(missing).isdisjoint(features.needed((step,), change.family)):
+                return features.location(self.name, change.family, change.table, step)
+        return Location(self.name, change.family, change.table)
 
 
 def _library_text(error: Exception) -> str:

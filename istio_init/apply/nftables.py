@@ -15,7 +15,7 @@ from __future__ import annotations
 from istio_init.apply import nfnetlink, programs
 from istio_init.apply.base import TableChangedError
 from istio_init.compact import canonical, canonical_table
-from istio_init.errors import ApplyError, ParseError, UnsupportedError
+from istio_init.errors import ApplyError, Location, ParseError, UnsupportedError
 from istio_init.model import (
     BUILTIN_CHAINS,
     FAMILIES,
@@ -111,9 +111,9 @@ class Nftables:
         present = nfnetlink.tables()
         if present is None:
             raise UnsupportedError(
-                "this kernel has no nf_tables: load the module nf_tables on the node, or use "
-                "--backend legacy"
-            )
+                "this kernel has no nf_tables",
+                remedy="load the module nf_tables on the node, or use --backend legacy",
+            ).at(Location(self.name))
         names = [name for name in TABLES if ("inet", NATIVE_TABLES[name]) in present]
         others = any(family == "inet" and name not in _OURS for family, name in present)
         self._contents = nfnetlink.contents(_OURS) if names else ()
@@ -268,15 +268,15 @@ def _list(*what: str, options: tuple[str, ...] = ()) -> str:
         return done.output
     if "JSON support not compiled-in" in done.complaints:
         raise UnsupportedError(
-            f"the installed nft was built without JSON, in which rules are read back ({where}): "
-            f"{_INSTEAD}"
-        )
+            f"the installed nft was built without JSON, in which rules are read back ({where})",
+            remedy=_INSTEAD,
+        ).at(Location(Nftables.name))
     raise ApplyError(
         "nft cannot read the rules",
         where=where,
         why=_first_line(done.complaints),
         remedy="run as root with the capability NET_ADMIN" if done.denied else "",
-    )
+    ).at(Location(Nftables.name))
 
 
 def _first_line(complaints: str) -> str:
@@ -306,7 +306,8 @@ def _refused(done: Finished, text: str, where: str) -> ApplyError:
     )
     if not done.denied:
         error.missing = frozenset(name for name, _ in needs)
-    return error
+    names = [name for name, native in NATIVE_TABLES.items() if native == table]
+    return error.at(Location(Nftables.name, table="".join(names), rule=failing))
 
 
 def _failing_line(text: str, complaint: str) -> tuple[str, str]:

@@ -60,7 +60,7 @@ def execute(arguments: Sequence[str], text: str = "", *, where: str, instead: st
                 os.close(handle)
         if pid is None:
             raise UnsupportedError(
-                f"{program} is not installed, or may not be run ({where}): {instead}"
+                f"{program} is not installed, or may not be run ({where})", remedy=instead
             )
         written = _collect(out, complaints)
         if written is None:

@@ -38,6 +38,9 @@ class PolicyRule(Record):
         """The rule as this program writes it, to the same effect."""
         return PolicyRule(self.family, self.mark, self.table)
 
+    def __str__(self) -> str:
+        return f"the {self.family} rule fwmark {self.mark:#x} lookup {self.table}"
+
 
 class LocalRoute(Record):
     """``ip route``: in ``table`` every destination is this host.
@@ -56,6 +59,9 @@ class LocalRoute(Record):
         """The route as this program writes it, to the same effect."""
         return LocalRoute(self.family, self.table)
 
+    def __str__(self) -> str:
+        return f"the {self.family} local default route of table {self.table}"
+
 
 class LoAddress(Record):
     """An address on ``lo``."""
@@ -66,6 +72,9 @@ class LoAddress(Record):
     def plain(self) -> LoAddress:
         """The address itself."""
         return self
+
+    def __str__(self) -> str:
+        return f"the address {self.address} on lo"
 
 
 Item = PolicyRule | LocalRoute | LoAddress
@@ -190,21 +199,11 @@ def _refused(step: Step, error: OSError) -> ApplyError:
         remedy = "the kernel needs CONFIG_IP_MULTIPLE_TABLES (CONFIG_IPV6_MULTIPLE_TABLES)"
     what = "add" if step.verb == "add" else "remove"
     return ApplyError(
-        f"cannot {what} {_spelled(step.item)}",
+        f"cannot {what} {step.item}",
         where="routes",
         why=error.strerror or str(error),
         remedy=remedy,
     )
-
-
-def _spelled(item: Item) -> str:
-    match item:
-        case PolicyRule():
-            return f"the {item.family} rule fwmark {item.mark:#x} lookup {item.table}"
-        case LocalRoute():
-            return f"the {item.family} local default route of table {item.table}"
-        case LoAddress():
-            return f"the address {item.address} on lo"
 
 
 def _take(step: Step) -> None:

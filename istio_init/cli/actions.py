@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from istio_init.cli.resolve import resolve
 from istio_init.config import LAYOUT_1_30, TPROXY
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from istio_init.cli.resolve import Resolved
     from istio_init.config import Format
     from istio_init.model import Plan
+    from istio_init.probe import Path
+
+
+class Progress:
+    """How far a run has come: what its result is made of."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.log = Log()
+        self.resolved: Resolved | None = None
+        self.plan: Plan | None = None
+        self.result: Result | None = None
+        self.validated: tuple[Path, ...] = ()
 
 
 def run(command: str, flags: dict[str, str]) -> int:
@@ -25,22 +39,35 @@ def run(command: str, flags: dict[str, str]) -> int:
     """
     from istio_init.host import Names
 
-    log = Log()
+    progress = Progress()
+    failure = None
+    told = False
     try:
-        resolved = resolve(command, flags, os.environ, Names())
-        log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
+        resolved = progress.resolved = resolve(command, flags, os.environ, Names())
+        progress.log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
         for warning in resolved.warnings:
-            log.warn(warning)
-        return _act(resolved, log)
+            progress.log.warn(warning)
+        _act(resolved, progress)
+        # A dry run has printed the plan in its place.
+        told = resolved.run.format == "json" and not _prints_plan(resolved)
     except IstioInitError as error:
-        log.error(str(error))
-        return error.exit_code
+        progress.log.error(str(error))
+        failure = error
+    if failure or told:
+        from istio_init.cli import report
+
+        report.finish(command, flags, progress, failure)
+    return failure.exit_code if failure else 0
 
 
-def _act(resolved: Resolved, log: Log) -> int:
-    run = resolved.run
+def _prints_plan(resolved: Resolved) -> bool:
+    return resolved.run.dry_run and resolved.run.command == "apply"
+
+
+def _act(resolved: Resolved, progress: Progress) -> None:
+    run, log = resolved.run, progress.log
     if run.command == "clean":
-        _clean(resolved, log)
+        _clean(resolved, progress)
     elif run.dry_run:
         if resolved.config.layout == LAYOUT_1_30 and resolved.config.ipv6 is None:
             # The addresses that decide are those of the namespace named.
@@ -53,10 +80,9 @@ def _act(resolved: Resolved, log: Log) -> int:
         if run.skip_rule_apply:
             log.info("--skip-rule-apply: nothing was written")
         else:
-            _apply(resolved, log)
+            _apply(resolved, progress)
         if run.run_validation:
-            _validate(resolved, log)
-    return 0
+            _validate(resolved, progress)
 
 
 def _plan(resolved: Resolved, log: Log) -> Plan:
@@ -94,8 +120,9 @@ def _rendered(plan: Plan, form: Format) -> str:
             assert_never(form)
 
 
-def _apply(resolved: Resolved, log: Log) -> None:
-    result = _converge(resolved, log)
+def _apply(resolved: Resolved, progress: Progress) -> None:
+    log = progress.log
+    result = progress.result = _converge(resolved, progress)
     outcome = result.outcome
     what = f"layout {resolved.config.layout} through backend {result.backend}"
     for other in outcome.emptied:
@@ -109,13 +136,15 @@ def _apply(resolved: Resolved, log: Log) -> None:
     log.info(f"{what}: in place; wrote {tables or 'no table'}, {len(outcome.steps)} route steps")
 
 
-def _converge(resolved: Resolved, log: Log) -> Result:
+def _converge(resolved: Resolved, progress: Progress) -> Result:
     """Put the plan in place; with --on-missing degrade, less of it where it has to be."""
     from istio_init.apply import run
 
+    log = progress.log
     while True:
         try:
-            return run.converge(_plan(resolved, log), resolved.run, log)
+            progress.plan = _plan(resolved, log)
+            return run.converge(progress.plan, resolved.run, log)
         except IstioInitError as error:
             if not resolved.run.degrade:
                 raise
@@ -130,7 +159,7 @@ def _converge(resolved: Resolved, log: Log) -> Result:
             resolved = resolved.replace(config=config)
 
 
-def _validate(resolved: Resolved, log: Log) -> None:
+def _validate(resolved: Resolved, progress: Progress) -> None:
     from istio_init import host, planner, probe
 
     # Who answers DNS makes no difference here, and need not be known.
@@ -139,11 +168,12 @@ def _validate(resolved: Resolved, log: Log) -> None:
     tried = probe.paths(config, plan, resolved.run.probe_port)
     uid, gid = config.proxy_uids[0].low, config.proxy_gids[0].low
     probe.validate(tried, uid=uid, gid=gid, seconds=resolved.run.probe_timeout)
+    progress.validated = tried
     for path in tried:
-        log.info(f"validation: the connection arrived ({path})")
+        progress.log.info(f"validation: the connection arrived ({path})")
 
 
-def _clean(resolved: Resolved, log: Log) -> None:
+def _clean(resolved: Resolved, progress: Progress) -> None:
     from istio_init import planner
     from istio_init.config import Facts
 
@@ -154,7 +184,9 @@ def _clean(resolved: Resolved, log: Log) -> None:
     hints = planner.plan(config, Facts())
     from istio_init.apply import run
 
-    outcome = run.clean(hints, resolved.run, log).outcome
+    log = progress.log
+    progress.result = run.clean(hints, resolved.run, log)
+    outcome = progress.result.outcome
     if not outcome.changed:
         log.info("clean: nothing of ours was found")
         return

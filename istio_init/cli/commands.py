@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from istio_init import __version__
-from istio_init.cli import actions, packet
+from istio_init.cli import actions, packet, report
 from istio_init.cli.options import GROUPS, OPTIONS, OUTPUT, RUNNING, Option
 from istio_init.cli.packet import INBOUND, OUTBOUND
 from istio_init.cli.startup import APPLY, CLEAN, COMMANDS, ISTIO_IPTABLES
@@ -226,6 +226,7 @@ def run_with_click(arguments: Sequence[str]) -> int:
     try:
         result = _program().main(list(arguments), "istio-init", standalone_mode=False)
     except click.ClickException as error:
+        report.leave_reason(error.format_message())
         error.show()
         return error.exit_code
     except click.Abort:

@@ -400,7 +400,7 @@ OPTIONS: tuple[Option, ...] = (
         "format",
         "",
         OUTPUT,
-        "What --dry-run prints: rules, save, json, nft or commands.",
+        "What --dry-run prints: rules, save, json, nft or commands; json without it: the result.",
         "rules",
         metavar="FORMAT",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model import IPV4
-from istio_init.render.words import rule_words, tool
+from istio_init.render.words import rule_line, tool
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def table_lines(table: Table, family: Family) -> Iterator[str]:
         yield f"-N {chain.name}" if chain.policy is None else f"-P {chain.name} {chain.policy}"
     for chain in table.chains:
         for rule in chain.rules:
-            yield " ".join(("-A", chain.name, *rule_words(rule, family)))
+            yield rule_line(chain.name, rule, family)
 
 
 def policy_rule_line(route: PolicyRoute) -> str:

@@ -55,6 +55,11 @@ def rule_words(rule: Rule | ForeignRule, family: Family) -> list[str]:
     return [*words, *target_words(rule.target, family)]
 
 
+def rule_line(chain: str, rule: Rule | ForeignRule, family: Family) -> str:
+    """Return a rule as a line of ``iptables -S``."""
+    return " ".join(("-A", chain, *rule_words(rule, family)))
+
+
 def match_words(match: Match) -> list[str]:
     """Return the words of one match."""
     bang = ["!"] if match_negated(match) else []
