@@ -74,21 +74,21 @@ def _edits(before: Chain, after: Chain) -> list[Change]:
     The deletions come first, from the end: a backend that deletes a rule by what
     it says would else find the same rule where it has just been put.
     """
-    replaced = _replaced(before.rules, after.rules)
+    changed = replaced(before.rules, after.rules)
     deletions = [
         Change("delete", after.name, index, before.rules[index])
-        for start, end, _, _ in reversed(replaced)
+        for start, end, _, _ in reversed(changed)
         for index in reversed(range(start, end))
     ]
     insertions = [
         Change("insert", after.name, index, after.rules[index])
-        for _, _, start, end in replaced
+        for _, _, start, end in changed
         for index in range(start, end)
     ]
     return deletions + insertions
 
 
-def _replaced(
+def replaced(
     before: tuple[Rule | ForeignRule, ...], after: tuple[Rule | ForeignRule, ...]
 ) -> list[tuple[int, int, int, int]]:
     """Return the ranges of ``before`` that ranges of ``after`` stand in place of."""

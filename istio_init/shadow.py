@@ -27,7 +27,7 @@ from istio_init.planner.shared import (
 )
 from istio_init.planner.shared import REDIRECT as REDIRECT_CHAIN
 from istio_init.render.words import rule_line, tool
-from istio_init.typed import TYPE_CHECKING
+from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +54,27 @@ GO_ON = frozenset(
 _IDLE_MATCHES = frozenset({"comment", "tcp", "udp"})
 
 
-def shadowed(live: Ruleset, planned: Ruleset) -> tuple[str, ...]:
-    """Return a sentence for each rule of others that takes from ours what ours are for.
+class Shadow(Record):
+    """A rule of others that stands before ours, and what ours do not do because of it.
+
+    ``index`` counts the rules of the chain from 0.
+    """
+
+    family: Family
+    table: str
+    chain: str
+    index: int
+    rule: Rule | ForeignRule
+    lost: str
+
+    def __str__(self) -> str:
+        line = rule_line(self.chain, self.rule, self.family)
+        place = f"{tool(self.family)} -t {self.table}"
+        return f"{place}: the rule {line} stands before ours: {self.lost}"
+
+
+def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
+    """Return each rule of others that takes from ours what ours are for.
 
     Such a rule stands before one of ours in a built-in chain, sees at least the
     same packets of a protocol, and none goes on behind it. One that sees only
@@ -72,16 +91,16 @@ def shadowed(live: Ruleset, planned: Ruleset) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _hiding(chain: Chain, ours: Chain, table: Table, plan: Table, family: Family) -> Iterator[str]:
+def _hiding(
+    chain: Chain, ours: Chain, table: Table, plan: Table, family: Family
+) -> Iterator[Shadow]:
     for position, rule in enumerate(chain.rules):
         if rule in ours.rules:
             continue
         after = [one for one in chain.rules[position + 1 :] if one in ours.rules]
         lost = _lost(rule, [one for one in after if isinstance(one, Rule)], chain, table, plan)
         if lost:
-            place = f"{tool(family)} -t {table.name}"
-            line = rule_line(chain.name, rule, family)
-            yield f"{place}: the rule {line} stands before ours: {lost}"
+            yield Shadow(family, table.name, chain.name, position, rule, lost)
 
 
 def _lost(
@@ -92,7 +111,7 @@ def _lost(
     for one in after:
         for protocol in _carried(one, plan):
             if protocol in taken or _is_before_its_like(rule, one, protocol, table):
-                lost = _consequence(one, chain.name, table.name, protocol, rule)
+                lost = consequence(one, chain.name, table.name, protocol, rule)
                 if lost:
                     return lost
     return ""
@@ -127,10 +146,18 @@ def _carried(rule: Rule, plan: Table) -> tuple[Protocol, ...]:
     return ("tcp",)
 
 
-def _consequence(
-    ours: Rule, chain: str, table: str, protocol: Protocol, rule: Rule | ForeignRule
+def consequence(
+    ours: Rule,
+    chain: str,
+    table: str,
+    protocol: Protocol = "tcp",
+    rule: Rule | ForeignRule | None = None,
 ) -> str:
-    """Return what does not happen to the packets that ours do not see, ``""`` if it is the same."""
+    """Return what does not happen to the packets that ours do not see, ``""`` if it is the same.
+
+    ``ours`` is a rule of a built-in chain; without it, or behind ``rule``, it
+    sees none.
+    """
     match ours.target:
         case Return():
             return ""

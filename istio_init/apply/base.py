@@ -312,7 +312,9 @@ class Transaction:
             stands = side.converge(live)
             if not side.clean:
                 hidden += [
-                    text for one in stands for text in shadowed(one, self._plan.ruleset(one.family))
+                    str(shadow)
+                    for one in stands
+                    for shadow in shadowed(one, self._plan.ruleset(one.family))
                 ]
         self._take(tuple(step for step in steps if step.verb == "del"))
         written = dict.fromkeys(place for side in self._sides for place in side.written)

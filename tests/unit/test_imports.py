@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("values", "log"),
     (
         *("planner", "parse", "render", "diff", "ownership", "audit", "explain"),
-        *("compact", "degrade", "packet", "shadow"),
+        *("compact", "degrade", "packet", "recognise", "shadow"),
     ),
     ("host", "netns"),
     ("apply", "probe"),

@@ -50,6 +50,10 @@ COMMIT
 """
 
 
+def sentences(live: Ruleset, planned: Ruleset) -> tuple[str, ...]:
+    return tuple(str(shadow) for shadow in shadowed(live, planned))
+
+
 def live(plan: Ruleset, table: str, chain: str, *rules: str, first: bool = True) -> Ruleset:
     """Return the rules of a plan with others before (or behind) ours in one chain."""
     theirs = tuple(parse_rule(one, plan.family) for one in rules)
@@ -116,10 +120,10 @@ NARROW = [
 def test_a_rule_that_ends_the_chain_for_all_tcp_is_reported(rule: str) -> None:
     planned = PLAN.ruleset(IPV4)
 
-    assert shadowed(live(planned, "nat", "OUTPUT", rule), planned) == (
+    assert sentences(live(planned, "nat", "OUTPUT", rule), planned) == (
         f"iptables -t nat: the rule -A OUTPUT {rule} stands before ours: {OUTBOUND}",
     )
-    assert shadowed(live(planned, "nat", "PREROUTING", rule), planned) == (
+    assert sentences(live(planned, "nat", "PREROUTING", rule), planned) == (
         f"iptables -t nat: the rule -A PREROUTING {rule} stands before ours: {INBOUND}",
     )
 
@@ -128,27 +132,27 @@ def test_a_rule_that_ends_the_chain_for_all_tcp_is_reported(rule: str) -> None:
 def test_a_rule_for_some_packets_is_taken_for_meant(rule: str) -> None:
     planned = PLAN.ruleset(IPV4)
 
-    assert shadowed(live(planned, "nat", "OUTPUT", rule), planned) == ()
+    assert sentences(live(planned, "nat", "OUTPUT", rule), planned) == ()
 
 
 @pytest.mark.parametrize("rule", WIDE)
 def test_behind_ours_a_rule_takes_nothing(rule: str) -> None:
     planned = PLAN.ruleset(IPV4)
 
-    assert shadowed(live(planned, "nat", "OUTPUT", rule, first=False), planned) == ()
+    assert sentences(live(planned, "nat", "OUTPUT", rule, first=False), planned) == ()
 
 
 def test_rules_in_other_chains_and_tables_take_nothing() -> None:
     planned = PLAN.ruleset(IPV4)
 
-    assert shadowed(live(planned, "nat", "POSTROUTING", "-j ACCEPT"), planned) == ()
-    assert shadowed(planned, planned) == ()
-    assert shadowed(Ruleset(IPV4, ()), planned) == ()
+    assert sentences(live(planned, "nat", "POSTROUTING", "-j ACCEPT"), planned) == ()
+    assert sentences(planned, planned) == ()
+    assert sentences(Ruleset(IPV4, ()), planned) == ()
 
 
 def test_each_rule_is_reported_once_in_their_order() -> None:
     planned = PLAN.ruleset(IPV4)
-    found = shadowed(live(planned, "nat", "OUTPUT", "-p tcp -j ACCEPT", "-j ACCEPT"), planned)
+    found = sentences(live(planned, "nat", "OUTPUT", "-p tcp -j ACCEPT", "-j ACCEPT"), planned)
 
     assert [one.partition(" -A ")[2].partition(" stands")[0] for one in found] == [
         "OUTPUT -p tcp -j ACCEPT",
@@ -191,7 +195,7 @@ def test_what_is_lost_is_named(
     plan: Plan, table: str, chain: str, rule: str, said: str | None
 ) -> None:
     planned = plan.ruleset(IPV4)
-    found = shadowed(live(planned, table, chain, rule), planned)
+    found = sentences(live(planned, table, chain, rule), planned)
 
     if said is None:
         assert found == ()
@@ -205,7 +209,7 @@ def test_what_is_lost_is_named(
 )
 def test_inbound_ipv6_that_is_let_in_before_it_is_refused(rule: str, reported: bool) -> None:  # noqa: FBT001
     planned = OLD.ruleset(IPV6)
-    found = shadowed(live(planned, "filter", "INPUT", rule), planned)
+    found = sentences(live(planned, "filter", "INPUT", rule), planned)
 
     assert bool(found) == reported
     assert all(one.startswith("ip6tables -t filter: ") for one in found)
@@ -216,5 +220,5 @@ def test_both_families_are_looked_at_with_their_own_programs() -> None:
     both = plan_of("istio-iptables", "-i", "*", "--ipv6")
     for family, program in ((IPV4, "iptables"), (IPV6, "ip6tables")):
         planned = both.ruleset(family)
-        found = shadowed(live(planned, "nat", "OUTPUT", "-j ACCEPT"), planned)
+        found = sentences(live(planned, "nat", "OUTPUT", "-j ACCEPT"), planned)
         assert [one.split()[0] for one in found] == [program]
