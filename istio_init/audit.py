@@ -106,11 +106,14 @@ class Finding(Record):
         return ": ".join(one for one in (where, subject, self.consequence) if one)
 
 
-def findings(live: Ruleset, wanted: Ruleset, planned: Ruleset) -> Iterator[Finding]:
+def findings(
+    live: Ruleset, wanted: Ruleset, planned: Ruleset, *, shared: bool = True
+) -> Iterator[Finding]:
     """Yield what differs in one family, table by table, then the rules that others hide.
 
     ``wanted`` is what a run would make of ``live``, with the same tables;
-    ``planned`` has our rules alone.
+    ``planned`` has our rules alone. Where tables are not ``shared`` with others
+    nobody hides anything.
     """
     if not has_ours(live) and has_ours(wanted):
         yield _absent(live, planned)
@@ -118,7 +121,7 @@ def findings(live: Ruleset, wanted: Ruleset, planned: Ruleset) -> Iterator[Findi
         for table in wanted.tables:
             stands = live.table(table.name) or make_table(table.name, {})
             yield from _in_table(stands, table, live.family)
-    for shadow in shadowed(live, planned):
+    for shadow in shadowed(live, planned) if shared else ():
         yield Finding(
             "shadowed",
             shadow.lost,
@@ -265,8 +268,6 @@ def _bypassing(rule: Rule, chain: str) -> str:
     if rule.target == Jump(IN_REDIRECT) and chain not in _INBOUND_CHAINS:
         who = " and ".join(_owners(rule)) or "everybody"
         return f"calls of {who} to the pod's own address bypass"
-    if not _words_of(rule, but=(Proto,)):
-        return f"{_direction(chain)} anything bypasses"
     return f"{traffic(rule, chain)} bypasses"
 
 
@@ -335,7 +336,9 @@ def traffic(rule: Rule, chain: str) -> str:
     protocols = [one.name.upper() for one in rule.matches if isinstance(one, Proto)]
     name = f" {protocols[0]}" if protocols and not _negates_protocol(rule) else ""
     words = _words_of(rule, but=() if _negates_protocol(rule) else (Proto,))
-    return f"{_direction(chain)}{name}{words or ' to anything'}"
+    direction = _direction(chain)
+    everything = " to any port" if direction == "inbound" else " to anything"
+    return f"{direction}{name}{words or everything}"
 
 
 def _negates_protocol(rule: Rule) -> bool:
@@ -388,13 +391,13 @@ def _joined(texts: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(texts))
 
 
-def not_intercepted(family: Family, addresses: Iterable[str], *, drift: bool) -> Finding:
-    """Return that a family has addresses in this pod and no rules of ours."""
-    name = {IPV4: "IPv4", IPV6: "IPv6"}[family]
+def not_intercepted(addresses: Iterable[str], *, inbound: bool, drift: bool) -> Finding:
+    """Return that IPv6 is up in this pod though it, or outbound IPv6 alone, is not captured."""
+    which = "inbound and outbound IPv6 bypasses" if inbound else "outbound IPv6 bypasses"
     return Finding(
         "not-intercepted",
-        f"{name} traffic bypasses the proxy in both directions, the pod has {', '.join(addresses)}",
-        family,
+        f"{which} the proxy, and the pod has {', '.join(addresses)}",
+        IPV6,
         drift=drift,
         flag="--dual-stack",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from istio_init.errors import ApplyError
+from istio_init.typed import Record
 
 NAMED = "/run/netns"
 
@@ -52,3 +53,42 @@ def _cannot(verb: str, namespace: str, path: str, error: OSError) -> ApplyError:
         why=error.strerror or "it is not a network namespace",
         remedy=remedy,
     )
+
+
+class Found(Record):
+    """A network namespace: its inode, and the lowest PID of a process in it."""
+
+    inode: int
+    pid: int
+
+
+def of_pods() -> tuple[Found, ...]:
+    """Return every network namespace that a process is in, but the node's own, by PID.
+
+    The node's is that of PID 1. Processes that end meanwhile are passed over.
+
+    Raises:
+        ApplyError: this process may not see in which namespaces the others are.
+    """
+    own = _inode(1)
+    if own is None:
+        raise ApplyError(
+            "cannot tell the pods' network namespaces from the node's",
+            where="/proc/1/ns/net",
+            why="permission denied",
+            remedy="run as root in the node's PID namespace (hostPID: true)",
+        )
+    found: dict[int, int] = {}
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        inode = _inode(pid)
+        if inode is not None and inode != own:
+            found.setdefault(inode, pid)
+    return tuple(Found(inode, pid) for inode, pid in found.items())
+
+
+def _inode(pid: int) -> int | None:
+    """Return the inode of a process's network namespace, None for one that is not to be seen."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        return None

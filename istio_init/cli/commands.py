@@ -9,6 +9,8 @@ from istio_init.cli import actions, packet, report
 from istio_init.cli.options import GROUPS, OPTIONS, OUTPUT, RUNNING, Option
 from istio_init.cli.packet import INBOUND, OUTBOUND
 from istio_init.cli.startup import APPLY, CLEAN, COMMANDS, ISTIO_IPTABLES
+from istio_init.errors import IstioInitError
+from istio_init.log import Log
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,10 +20,15 @@ if TYPE_CHECKING:
     from istio_init.cli.packet import Direction
 
 EXPLAIN = "explain"
+AUDIT = "audit"
 
 _HELP = {
     APPLY: "Put the rules of layout 1.0 in place (layout 1.30 with --layout).",
     ISTIO_IPTABLES: "Put the rules of layout 1.30 in place, called as Istio calls it.",
+    AUDIT: (
+        "Hold the rules that stand against those planned, and say what each difference means. "
+        "Takes the flags of the run; without any it recognises what stands."
+    ),
     CLEAN: "Remove everything of ours, whatever flags and layout built it.",
 }
 
@@ -45,6 +52,18 @@ _EXAMPLES = """\b
   istio-init istio-iptables -i '*' -b '*' --no-ipv6 --dry-run
   istio-init clean --network-namespace 4711
   istio-init explain outbound --to 10.1.2.3:443 --uid 1000 --live"""
+
+LOOKING = "How it looks"
+_AUDIT_FORMATS = ("text", "json", "prometheus")
+_ALL = "Audit every pod of this node, a line for each; takes root in the node's PID namespace."
+_OUTPUT = "With --all: write to this file, which takes its name once it is complete."
+# What makes a difference only to a run that writes.
+_NOT_FOR_AUDITS = frozenset(
+    {
+        *("format", "dry_run", "wait", "cleanup_only", "reconcile", "force_apply", "cni_mode"),
+        *("skip_rule_apply", "run_validation", "iptables_probe_port", "probe_timeout"),
+    }
+)
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -115,8 +134,65 @@ class _Command(click.Command):
         for group in self.groups:
             of_group = [param for param in params if getattr(param, "group", None) == group]
             rows = [row for param in of_group if (row := param.get_help_record(ctx))]
-            with formatter.section(group or "Other"):
-                formatter.write_dl(rows)
+            if rows:
+                with formatter.section(group or "Other"):
+                    formatter.write_dl(rows)
+
+
+class _Audit(_Command):
+    """``istio-init audit``: the flags of a run, and how to look."""
+
+    groups = (LOOKING, *_Command.groups)
+
+    def __init__(self) -> None:
+        super().__init__(AUDIT, _audit)
+        kept = [one for one in self.params if one.name not in _NOT_FOR_AUDITS]
+        self.params = [
+            click.Argument(["call"], required=False, type=click.Choice([APPLY, ISTIO_IPTABLES])),
+            _choice("--format", _AUDIT_FORMATS, "What is printed."),
+            _grouped(click.Option(["--all", "everything"], is_flag=True, help=_ALL)),
+            _grouped(click.Option(["--output"], default="", metavar="FILE", help=_OUTPUT)),
+            *kept,
+        ]
+
+
+def _grouped(option: click.Option, group: str = LOOKING) -> click.Option:
+    """Return an option that stands in a section of the help."""
+    option.group = group  # type: ignore[attr-defined]
+    return option
+
+
+def _choice(name: str, choices: tuple[str, ...], text: str) -> click.Option:
+    return _grouped(
+        click.Option([name], type=click.Choice(choices), default=choices[0], help=text),
+    )
+
+
+def _audit(*, call: str | None, everything: bool, output: str, **params: str | bool | None) -> int:
+    form = str(params.pop("format"))
+    flags = _given(params)
+    if output and not everything:
+        raise click.UsageError("--output goes with --all")
+    if everything:
+        from istio_init.cli import node
+
+        return _guarded(
+            flags,
+            lambda: node.audit_all(call or "", flags, form=form, output=output),
+        )
+    from istio_init.cli import audits
+
+    return _guarded(flags, lambda: audits.audit_one(call or "", flags, form=form))
+
+
+def _guarded(flags: dict[str, str], action: Callable[[], int]) -> int:
+    """Return what an action returns, or the exit code of its failure, with the reason logged."""
+    try:
+        return action()
+    except IstioInitError as error:
+        as_json = flags.get("log_as_json", "") == "true"
+        Log(as_json=as_json).error(str(error))
+        return error.exit_code
 
 
 class _Explain(_Command):
@@ -183,7 +259,7 @@ def _given(params: dict[str, str | bool | None]) -> dict[str, str]:
     """Return the flags that were given, by their long names."""
     flags = {}
     for option in OPTIONS:
-        text = params[_parameter(option.name)]
+        text = params.get(_parameter(option.name))
         if isinstance(text, str):
             # -p=15001 means the same as -p 15001 to Istio's own parser.
             flags[option.name] = text.removeprefix("=") if option.short else text
@@ -214,6 +290,7 @@ def _program() -> _Program:
         commands={
             **{name: _Command(name, _callback(name)) for name in COMMANDS},
             EXPLAIN: _explain(),
+            AUDIT: _Audit(),
         },
         subcommand_metavar="[COMMAND] [FLAGS]",
         options_metavar="",

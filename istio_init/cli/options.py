@@ -22,6 +22,8 @@ DNS = "DNS"
 RUNNING = "How it runs"
 OUTPUT = "What it prints"
 VALIDATION = "Validation"
+# What decides which rules are planned; the rest decides what is done with them.
+RULE_GROUPS = (PORTS, INBOUND, OUTBOUND, PROXY, DNS)
 GROUPS = (PORTS, INBOUND, OUTBOUND, PROXY, DNS, RUNNING, OUTPUT, VALIDATION)
 
 

@@ -13,6 +13,8 @@ from istio_init.cli.options import (
     CLUSTER_FILE,
     ENABLE_INBOUND_IPV6,
     ENVOY_USER,
+    OPTIONS,
+    RULE_GROUPS,
     SIDECAR_FILE,
 )
 from istio_init.cli.startup import CLEAN, ISTIO_IPTABLES
@@ -216,6 +218,17 @@ def resolve(
     if inputs.problems:
         raise ConfigError(tuple(inputs.problems))
     return Resolved(config, run, tuple(inputs.warnings))
+
+
+def asks_for_rules(flags: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+    """Whether a call says, by any flag or variable, which rules it wants."""
+    named = ("layout", "ipv6", "dual-stack")
+    return any(
+        option.name in flags
+        or any(environment.get(variable, "").strip() for variable in option.env)
+        for option in OPTIONS
+        if option.group in RULE_GROUPS or option.name in named
+    )
 
 
 def _layout(

@@ -42,7 +42,7 @@ KEPT_APART = {
     "click": ("istio_init.cli",),
     "iptc": ("istio_init.apply.libiptc",),
     "pyroute2": ("istio_init.netns",),
-    "rich": ("istio_init.cli.terminal",),
+    "rich": ("istio_init.cli.people", "istio_init.cli.terminal"),
 }
 # Each costs between a tenth of a bare interpreter and several of them. What the
 # program needs of socket and signal is in the C modules beneath them.
@@ -50,8 +50,8 @@ SLOW = {
     *("argparse", "asyncio", "collections", "contextlib", "dataclasses", "enum", "functools"),
     *("logging", "pathlib", "re", "signal", "socket", "subprocess", "typing"),
 }
-# What no plain run loads: the validation.
-APART = {"istio_init.probe"}
+# What no plain run loads: the validation, and a node's audit.
+APART = {"istio_init.probe", "istio_init.cli.node"}
 
 
 @dataclass(frozen=True)
@@ -193,5 +193,6 @@ def test_dry_run_loads_nothing_that_only_writing_needs(form: str) -> None:
     assert "istio_init.planner.layout_1_30" in loaded
     assert not loaded & {"pyroute2", "iptc", "rich", "dataclasses", "logging", "subprocess"}
     assert not {one for one in loaded if one.startswith("istio_init.apply")}
+    assert not loaded & {*APART, "istio_init.audit", "istio_init.cli.report"}
     assert not loaded & {"istio_init.ownership", "istio_init.parse.save", "istio_init.netns"}
     assert "istio_init.planner.layout_1_0" not in loaded
