@@ -74,6 +74,10 @@ if TYPE_CHECKING:
 
 # The chains that see packets on their way in; the others see those on their way out.
 _INBOUND_CHAINS = frozenset({PREROUTING, INPUT, INBOUND, IN_REDIRECT, DIVERT, TPROXY_CHAIN, DROP})
+# What the parser of native tables calls a base chain from which the rules have gone,
+# and what was given to a table beside chains.
+_EMPTIED = "chain "
+_FLAGS = "flags"
 # Where a jump leads a packet to the proxy, or to the agent.
 _CAPTURING_CHAINS = frozenset({REDIRECT_CHAIN, IN_REDIRECT, TPROXY_CHAIN, OUTBOUND_DNS})
 
@@ -171,15 +175,18 @@ def _in_table(live: Table, wanted: Table, family: Family) -> Iterator[Finding]:
         elif stands.rules != chain.rules:
             yield from _in_chain(live, stands, chain, family)
     for stands in live.chains:
-        if wanted.chain(stands.name) is None:
-            yield Finding(
-                "extra",
-                _led_to(live, stands.name),
-                family,
-                live.name,
-                stands.name,
-                rule=f"-N {stands.name}",
-            )
+        here = Finding("extra", "", family, live.name, stands.name)
+        if wanted.chain(stands.name) is not None:
+            continue
+        if stands.name in OWN_CHAINS:
+            text = _led_to(live, stands.name)
+            yield here.replace(consequence=text, rule=f"-N {stands.name}")
+        elif stands.rules or not stands.name.startswith(_EMPTIED):
+            # In a table of nftables that is all ours.
+            text = "this program writes no such thing, and what it does is not known"
+            if stands.name == _FLAGS:
+                text = "a table that is dormant sees no packet: everything bypasses the proxy"
+            yield here.replace(consequence=text, rule=stands.name)
 
 
 def _without_chain(table: Table, chain: Chain, family: Family) -> Finding:

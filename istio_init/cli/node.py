@@ -203,18 +203,17 @@ class _Worker(Record):
                 if not part:
                     break
                 data += part
-        else:
+        late = left <= 0
+        if late:
             os.kill(self.pid, signal.SIGKILL)
-            data = b""
         os.close(self.answer)
-        _, status = os.waitpid(self.pid, 0)
-        try:
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if late:
+            yield _failed(self.one, f"did not answer within {_PATIENCE} s")
+        elif code:
+            yield _failed(self.one, f"the process that audited it ended with code {code}")
+        else:
             yield json.loads(data)
-        except ValueError:
-            why = f"did not answer within {_PATIENCE} s"
-            if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
-                why = f"the process that audited it ended with status {status}"
-            yield _failed(self.one, why)
 
     def stop(self) -> None:
         """End the process; its row is not wanted any more."""
