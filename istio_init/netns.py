@@ -34,6 +34,11 @@ def enter(namespace: str) -> None:
         os.close(handle)
 
 
+def load() -> None:
+    """Import what ``enter`` needs, for a process that is going to be copied for many namespaces."""
+    import pyroute2.netns  # noqa: F401 - for enter
+
+
 def path_of(namespace: str) -> str:
     """Return the file that stands for a namespace."""
     if "/" in namespace:

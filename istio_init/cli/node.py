@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import select
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 
 VERDICTS = ("ok", "drift", "none", "error")
 
+# What a worker imports where it stands; here once for all.
+_NEEDED = (
+    *("apply.observe", "apply.legacy", "apply.iptables_nft", "apply.nftables", "parse.nft"),
+    *("planner.layout_1_0", "planner.layout_1_30"),
+)
 # How long one namespace may take, in seconds.
 _PATIENCE = 60
 _CLONE_NEWUTS = 0x04000000
@@ -176,10 +182,11 @@ def _load_once() -> None:
 
     from istio_init.apply import libiptc
 
+    netns.load()
     with contextlib.suppress(ImportError):
         libiptc.load()
-    with contextlib.suppress(ImportError):
-        pass
+    for name in _NEEDED:
+        importlib.import_module(f"istio_init.{name}")
     # What a worker never frees is never copied for it.
     gc.freeze()
 
