@@ -100,14 +100,18 @@ class XtablesLock:
 
     def _holder(self) -> str:
         """Return who holds the lock, as far as /proc says."""
-        status = os.fstat(self._handle)
-        wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-        try:
-            with open("/proc/locks", encoding="utf-8") as lines:
-                for line in lines:
-                    fields = line.split()
-                    if "->" not in fields and fields[1] == "FLOCK" and fields[5] == wanted:
-                        return f"pid {fields[4]}"
-        except OSError:
-            pass
-        return "a process of another namespace"
+        return holder(os.fstat(self._handle)) or "a process of another namespace"
+
+
+def holder(status: os.stat_result) -> str:
+    """Return who holds the lock on a file, as far as /proc says; ``""`` for nobody it knows."""
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks", encoding="utf-8") as lines:
+            for line in lines:
+                fields = line.split()
+                if "->" not in fields and fields[1] == "FLOCK" and fields[5] == wanted:
+                    return f"pid {fields[4]}"
+    except OSError:
+        pass
+    return ""

@@ -284,16 +284,21 @@ def _first_line(complaints: str) -> str:
     return lines[0] if lines else "it does not say why"
 
 
+def needs(text: str) -> list[tuple[str, str]]:
+    """Return what lines of a script need: as features are named, and the kernel module."""
+    return [found for words, found in _NEEDS.items() if words in text]
+
+
 def _refused(done: Finished, text: str, where: str) -> ApplyError:
     """Return the error with the line that the kernel stumbled over, and what that needs."""
     why = _first_line(done.complaints)
     failing, table = _failing_line(text, why)
-    needs = [found for words, found in _NEEDS.items() if words in failing]
+    needed = needs(failing)
     remedy = ""
     if done.denied:
         remedy = "run as root with the capability NET_ADMIN"
-    elif needs:
-        modules = ", ".join(dict.fromkeys(module for _, module in needs))
+    elif needed:
+        modules = ", ".join(dict.fromkeys(module for _, module in needed))
         remedy = (
             f"see that the kernel is 5.10 or newer and has {modules}, or use --backend nft or "
             "legacy"
@@ -305,7 +310,7 @@ def _refused(done: Finished, text: str, where: str) -> ApplyError:
         remedy=remedy,
     )
     if not done.denied:
-        error.missing = frozenset(name for name, _ in needs)
+        error.missing = frozenset(name for name, _ in needed)
     names = [name for name, native in NATIVE_TABLES.items() if native == table]
     return error.at(Location(Nftables.name, table="".join(names), rule=failing))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EXPLAIN = "explain"
 AUDIT = "audit"
+DOCTOR = "doctor"
 
 _HELP = {
     APPLY: "Put the rules of layout 1.0 in place (layout 1.30 with --layout).",
@@ -28,6 +29,10 @@ _HELP = {
     AUDIT: (
         "Hold the rules that stand against those planned, and say what each difference means. "
         "Takes the flags of the run; without any it recognises what stands."
+    ),
+    DOCTOR: (
+        "Look whether this machine can do what a run with these flags would; write nothing. "
+        "Without flags, what Istio's injection template asks for."
     ),
     CLEAN: "Remove everything of ours, whatever flags and layout built it.",
 }
@@ -54,6 +59,7 @@ _EXAMPLES = """\b
   istio-init explain outbound --to 10.1.2.3:443 --uid 1000 --live"""
 
 LOOKING = "How it looks"
+_DOCTOR_FORMATS = ("text", "json")
 _AUDIT_FORMATS = ("text", "json", "prometheus")
 _ALL = "Audit every pod of this node, a line for each; takes root in the node's PID namespace."
 _OUTPUT = "With --all: write to this file, which takes its name once it is complete."
@@ -64,6 +70,7 @@ _NOT_FOR_AUDITS = frozenset(
         *("skip_rule_apply", "run_validation", "iptables_probe_port", "probe_timeout"),
     }
 )
+_NOT_FOR_DOCTORS = _NOT_FOR_AUDITS - {"wait", "run_validation"}
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -148,7 +155,7 @@ class _Audit(_Command):
         super().__init__(AUDIT, _audit)
         kept = [one for one in self.params if one.name not in _NOT_FOR_AUDITS]
         self.params = [
-            click.Argument(["call"], required=False, type=click.Choice([APPLY, ISTIO_IPTABLES])),
+            _call(),
             _choice("--format", _AUDIT_FORMATS, "What is printed."),
             _grouped(click.Option(["--all", "everything"], is_flag=True, help=_ALL)),
             _grouped(click.Option(["--output"], default="", metavar="FILE", help=_OUTPUT)),
@@ -193,6 +200,29 @@ def _guarded(flags: dict[str, str], action: Callable[[], int]) -> int:
         as_json = flags.get("log_as_json", "") == "true"
         Log(as_json=as_json).error(str(error))
         return error.exit_code
+
+
+class _Doctor(_Command):
+    """``istio-init doctor``: the flags of a run, and no word on how to write."""
+
+    groups = (LOOKING, *_Command.groups)
+
+    def __init__(self) -> None:
+        super().__init__(DOCTOR, _doctor)
+        kept = [one for one in self.params if one.name not in _NOT_FOR_DOCTORS]
+        self.params = [_call(), _choice("--format", _DOCTOR_FORMATS, "What is printed."), *kept]
+
+
+def _doctor(*, call: str | None, **params: str | bool | None) -> int:
+    from istio_init.cli import checkup
+
+    form = str(params.pop("format"))
+    flags = _given(params)
+    return _guarded(flags, lambda: checkup.examine(call or "", flags, form=form))
+
+
+def _call() -> click.Argument:
+    return click.Argument(["call"], required=False, type=click.Choice([APPLY, ISTIO_IPTABLES]))
 
 
 class _Explain(_Command):
@@ -291,6 +321,7 @@ def _program() -> _Program:
             **{name: _Command(name, _callback(name)) for name in COMMANDS},
             EXPLAIN: _explain(),
             AUDIT: _Audit(),
+            DOCTOR: _Doctor(),
         },
         subcommand_metavar="[COMMAND] [FLAGS]",
         options_metavar="",
