@@ -34,6 +34,14 @@ def enter(namespace: str) -> None:
         os.close(handle)
 
 
+def names() -> tuple[str, ...]:
+    """Return the names that ``ip netns`` lists."""
+    try:
+        return tuple(sorted(os.listdir(NAMED)))
+    except OSError:
+        return ()
+
+
 def load() -> None:
     """Import what ``enter`` needs, for a process that is going to be copied for many namespaces."""
     import pyroute2.netns  # noqa: F401 - for enter

@@ -8,20 +8,33 @@ from istio_init import __version__
 from istio_init.cli import actions, packet, report
 from istio_init.cli.options import GROUPS, OPTIONS, OUTPUT, RUNNING, Option
 from istio_init.cli.packet import INBOUND, OUTBOUND
-from istio_init.cli.startup import APPLY, CLEAN, COMMANDS, ISTIO_IPTABLES
+from istio_init.cli.resolve import BACKENDS, FORMATS
+from istio_init.cli.startup import APPLY, CLEAN, COMMANDS, COMPLETE_VARIABLE, ISTIO_IPTABLES
+from istio_init.config import LAYOUTS, MODES
 from istio_init.errors import IstioInitError
-from istio_init.log import Log
+from istio_init.log import LEVELS, Log
 from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
+
+    from click.shell_completion import CompletionItem
 
     from istio_init.cli.packet import Direction
 
+_NAME = "istio-init"
 EXPLAIN = "explain"
 AUDIT = "audit"
 DOCTOR = "doctor"
+COMPLETION = "completion"
+SHELLS = ("bash", "zsh", "fish")
+# The commands by what they are for, as the help lists them.
+PURPOSES = (
+    ("Change the rules", (APPLY, ISTIO_IPTABLES, CLEAN)),
+    ("Look, and change nothing", (AUDIT, EXPLAIN, DOCTOR)),
+    ("For your shell", (COMPLETION,)),
+)
 
 _HELP = {
     APPLY: "Put the rules of layout 1.0 in place (layout 1.30 with --layout).",
@@ -35,28 +48,63 @@ _HELP = {
         "Without flags, what Istio's injection template asks for."
     ),
     CLEAN: "Remove everything of ours, whatever flags and layout built it.",
+    COMPLETION: "Print the script by which a shell completes commands, flags and their values.",
 }
 
 _EXPLAIN_HELP = {
     OUTBOUND: "Explain what becomes of a packet that a process of the pod sends.",
     INBOUND: "Explain what becomes of a packet that comes into the pod.",
 }
-_EXPLAIN_EXAMPLES = {
-    OUTBOUND: """\b
-  istio-init explain outbound --to 10.1.2.3:443 --uid 1000 istio-iptables -i '*' -x 10.0.0.0/8
-  istio-init explain outbound --to [fd00::a]:53 --udp --uid 1000 --live
-  istio-init explain outbound --to 10.1.2.3:443 --uid 1337 --live --network-namespace 4711""",
-    INBOUND: """\b
-  istio-init explain inbound --from 10.0.0.9 --to-port 8080 istio-iptables -b '*' -d 15090
-  istio-init explain inbound --from 10.0.0.9 --to-port 8080 --via eth1 --live --format json""",
+_EXAMPLES = {
+    APPLY: (
+        "istio-init -p 15001 -u 1337 -m REDIRECT -i '*' -x '' -b 80 -d ''",
+        "istio-init -u 1337 -i 10.0.0.0/8 -b '*' --dry-run --format save",
+    ),
+    ISTIO_IPTABLES: (
+        "istio-init istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090",
+        "istio-init istio-iptables -i '*' -b '*' --no-ipv6 --dry-run",
+        "istio-init istio-iptables -i '*' -b '*' --skip-rule-apply --run-validation",
+    ),
+    CLEAN: ("istio-init clean", "istio-init clean --network-namespace 4711 --dry-run"),
+    AUDIT: (
+        "istio-init audit --network-namespace 4711",
+        "istio-init audit istio-iptables -p 15001 -z 15006 -u 1337 -i '*' -b '*' -d 15090",
+        "istio-init audit --all",
+        "istio-init audit --all --format prometheus --output /var/lib/node_exporter/istio.prom",
+    ),
+    EXPLAIN: (
+        "istio-init explain outbound --to 10.1.2.3:443 --uid 1000 --live",
+        "istio-init explain inbound --from 10.0.0.9 --to-port 8080 istio-iptables -b '*' -d 15090",
+    ),
+    OUTBOUND: (
+        "istio-init explain outbound --to 10.1.2.3:443 --uid 1000 istio-iptables -x 10.0.0.0/8",
+        "istio-init explain outbound --to [fd00::a]:53 --udp --uid 1000 --live",
+        "istio-init explain outbound --to 10.1.2.3:443 --live --network-namespace 4711",
+    ),
+    INBOUND: (
+        "istio-init explain inbound --from 10.0.0.9 --to-port 8080 istio-iptables -b '*' -d 15090",
+        "istio-init explain inbound --from 10.0.0.9 --to-port 8080 --via eth1 --live --format json",
+    ),
+    DOCTOR: ("istio-init doctor", "istio-init doctor istio-iptables -m TPROXY -b '*' --ipv6"),
+    COMPLETION: ("istio-init completion bash >/etc/bash_completion.d/istio-init",),
 }
-
-_EXAMPLES = """\b
-  istio-init -p 15001 -u 1337 -m REDIRECT -i '*' -x '' -b 80 -d ''
-  istio-init istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090,15021
-  istio-init istio-iptables -i '*' -b '*' --no-ipv6 --dry-run
-  istio-init clean --network-namespace 4711
-  istio-init explain outbound --to 10.1.2.3:443 --uid 1000 --live"""
+_EXIT_CODES = (
+    ("0", "done, or already in place; nothing found"),
+    ("1", "could not apply, clean or look; the state before was restored"),
+    ("2", "bad input; nothing was changed"),
+    ("3", "audit found drift"),
+    ("126", "validation failed"),
+)
+# What a flag can be given, where that is one of a few.
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "istio-inbound-interception-mode": MODES,
+    "layout": LAYOUTS,
+    "backend": BACKENDS,
+    "force-iptables-binary": ("legacy", "nft"),
+    "format": FORMATS,
+    "on-missing": ("fail", "degrade"),
+    "log_output_level": LEVELS,
+}
 
 LOOKING = "How it looks"
 _DOCTOR_FORMATS = ("text", "json")
@@ -70,7 +118,7 @@ _NOT_FOR_AUDITS = frozenset(
         *("skip_rule_apply", "run_validation", "iptables_probe_port", "probe_timeout"),
     }
 )
-_NOT_FOR_DOCTORS = _NOT_FOR_AUDITS - {"wait", "run_validation"}
+_NOT_FOR_DOCTORS = _NOT_FOR_AUDITS - {"run_validation"}
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -87,6 +135,8 @@ class _Flag(click.Option):
         if option.default:
             shown.append(f"[default: {option.default}]")
         self.group = option.group
+        self._choices = ("true", "false") if option.switch else _CHOICES.get(option.name, ())
+        self._names_namespace = option.name == "network-namespace"
         names = [f"--{option.name}", *([f"-{option.short}"] if option.short else [])]
         # Istio's switches stand alone or are written --switch=true, --switch=false.
         alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if option.switch else {}
@@ -96,6 +146,21 @@ class _Flag(click.Option):
             metavar="[=true|false]" if option.switch else option.metavar,
             **alone,
         )
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Return what the flag can be given, where that is known."""
+        from click.shell_completion import CompletionItem
+
+        choices = self._choices
+        if self._names_namespace:
+            from istio_init import netns
+
+            choices = netns.names()
+        return [CompletionItem(one) for one in choices if one.startswith(incomplete)]
 
 
 class _NoIpv6(click.Option):
@@ -144,6 +209,17 @@ class _Command(click.Command):
             if rows:
                 with formatter.section(group or "Other"):
                     formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write examples."""
+        _write_examples(formatter, _EXAMPLES[str(ctx.command.name)])
+
+
+def _write_examples(formatter: click.HelpFormatter, examples: Iterable[str]) -> None:
+    with formatter.section("Examples"):
+        for line in examples:
+            # Whole, to be copied, however narrow the terminal is.
+            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
 class _Audit(_Command):
@@ -243,7 +319,7 @@ class _Explain(_Command):
         super().__init__(direction, self._run)
         self.direction = direction
         self.params = [*of_packet, live, form, *flags, words]
-        self.help = f"{_EXPLAIN_HELP[direction]}\n\n{_EXPLAIN_EXAMPLES[direction]}"
+        self.help = _EXPLAIN_HELP[direction]
 
     def _run(self, **params: str | bool | None) -> int:
         from istio_init.cli import explain
@@ -268,6 +344,9 @@ class _Program(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front where none is named."""
         first = args[0] if args else ""
+        if ctx.resilient_parsing and not args:
+            # A shell asks what may come first.
+            return super().parse_args(ctx, args)
         if first not in self.commands and first not in ("-h", "--help", "--version"):
             args = [APPLY, *args]
         return super().parse_args(ctx, args)
@@ -276,6 +355,39 @@ class _Program(click.Group):
         """Write the flags and the commands: the help of the whole program is one page."""
         self.format_commands(ctx, formatter)
         self.commands[APPLY].format_options(ctx, formatter)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the commands, a section for each purpose."""
+        listed = {name for _, names in PURPOSES for name in names}
+        rest = tuple(name for name in self.commands if name not in listed)
+        for purpose, names in (*PURPOSES, ("More", rest)):
+            rows = [(name, self.commands[name].get_short_help_str(200)) for name in names]
+            if rows:
+                with formatter.section(purpose):
+                    formatter.write_dl(rows)
+
+    def format_epilog(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write an example of each command, and the exit codes."""
+        names = [name for _, names in PURPOSES for name in names]
+        _write_examples(formatter, (_EXAMPLES[name][0] for name in names))
+        with formatter.section("Exit codes"):
+            formatter.write_dl(list(_EXIT_CODES))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return commands, and the flags that may stand without one."""
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            apply = click.Context(self.commands[APPLY], parent=ctx, info_name=APPLY)
+            found += self.commands[APPLY].shell_complete(apply, incomplete)
+        return found
 
 
 def _callback(command: str) -> Callable[..., int]:
@@ -300,8 +412,20 @@ def _given(params: dict[str, str | bool | None]) -> dict[str, str]:
     return flags
 
 
+class _Directions(click.Group):
+    """``istio-init explain``: its commands are the directions."""
+
+    def format_epilog(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write examples."""
+        _write_examples(formatter, _EXAMPLES[EXPLAIN])
+
+
 def _explain() -> click.Group:
-    return click.Group(
+    return _Directions(
         EXPLAIN,
         help="Follow one packet through the rules, and say what becomes of it and why.",
         short_help="Say what the rules do with one packet, and why.",
@@ -312,27 +436,55 @@ def _explain() -> click.Group:
     )
 
 
+def _completion() -> click.Command:
+    def run(shell: str) -> int:
+        from click.shell_completion import get_completion_class
+
+        found = get_completion_class(shell)
+        if found is None:
+            raise click.UsageError(f"click knows no shell {shell}")
+        click.echo(found(_program(), {}, _NAME, COMPLETE_VARIABLE).source())
+        return 0
+
+    return _Plain(
+        COMPLETION,
+        callback=run,
+        params=[click.Argument(["shell"], type=click.Choice(SHELLS))],
+        help=_HELP[COMPLETION],
+        context_settings=_CONTEXT,
+    )
+
+
+class _Plain(click.Command):
+    """A command without the flags of a run."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write examples."""
+        _write_examples(formatter, _EXAMPLES[str(ctx.command.name)])
+
+
 def _program() -> _Program:
     program = _Program(
-        "istio-init",
-        help="Lead a pod's traffic through its sidecar proxy.\n\n" + _EXAMPLES,
+        _NAME,
+        help="Lead a pod's traffic through its sidecar proxy.",
         context_settings=_CONTEXT,
         commands={
             **{name: _Command(name, _callback(name)) for name in COMMANDS},
             EXPLAIN: _explain(),
             AUDIT: _Audit(),
             DOCTOR: _Doctor(),
+            COMPLETION: _completion(),
         },
         subcommand_metavar="[COMMAND] [FLAGS]",
         options_metavar="",
     )
-    return click.version_option(__version__, prog_name="istio-init")(program)
+    return click.version_option(__version__, prog_name=_NAME)(program)
 
 
 def run_with_click(arguments: Sequence[str]) -> int:
     """Read the call with click, run it, and return the exit code."""
     try:
-        result = _program().main(list(arguments), "istio-init", standalone_mode=False)
+        result = _program().main(list(arguments), _NAME, standalone_mode=False)
     except click.ClickException as error:
         report.leave_reason(error.format_message())
         error.show()

@@ -200,7 +200,7 @@ def test_help_names_every_flag_and_shows_examples(direction: packet.Direction) -
     assert (done.code, done.err) == (0, "")
     for option in (*packet.FLAGS[direction], *OPTIONS):
         assert f"--{option.name}" in done.out
-    assert f"\n    istio-init explain {direction} --" in done.out
+    assert f"\n  istio-init explain {direction} --" in done.out
     assert "--live" in done.out
     assert done.out.count("  --format FORMAT") == 1
 
