@@ -57,13 +57,23 @@ def finish(
     if failure is not None:
         leave_reason(str(failure))
     resolved = progress.resolved
-    # Bad input may leave nothing to ask but the flag as it was written.
-    as_json = resolved.run.format if resolved else flags.get("format", "").strip().lower()
-    if as_json == "json":
+    if resolved:
+        run = resolved.run
+        wanted = run.format == "json" and not (run.dry_run and run.command == "apply")
+    else:
+        # Bad input leaves nothing to ask but the flags as they were written.
+        wanted = flags.get("format", "").strip().lower() == "json" and not _is_dry(command, flags)
+    if wanted:
         import json
 
         sys.stdout.write(json.dumps(document(command, progress, failure), indent=2) + "\n")
         sys.stdout.flush()
+
+
+def _is_dry(command: str, flags: dict[str, str]) -> bool:
+    """Whether a plan was to be printed, which stands in the result's place, or nothing does."""
+    text = flags.get("dry-run", os.environ.get("DRY_RUN", ""))
+    return command != CLEAN and text.strip().lower() not in ("", "0", "f", "false")
 
 
 def leave_reason(reason: str) -> None:

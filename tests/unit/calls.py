@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from istio_init import host
-from istio_init.apply import run
+from istio_init.apply import doctor, observe, run
 from istio_init.cli import actions, main
 from istio_init.config import Facts
 
@@ -62,6 +62,8 @@ def call(
         enter(mock.patch.object(actions, "_enter"))
         enter(mock.patch.object(run, "converge", no_kernel))
         enter(mock.patch.object(run, "clean", no_kernel))
+        enter(mock.patch.object(observe, "look", no_kernel))
+        enter(mock.patch.object(doctor, "checks", no_kernel))
         out, err = enter(redirect_stdout(io.StringIO())), enter(redirect_stderr(io.StringIO()))
         code = main(argv)
     return Done(code, out.getvalue(), err.getvalue())
