@@ -51,7 +51,7 @@ from istio_init.planner.shared import (
 from istio_init.planner.shared import REDIRECT as REDIRECT_CHAIN
 from istio_init.render.rules import table_lines
 from istio_init.render.words import match_negated, match_words, rule_line, tool
-from istio_init.shadow import consequence, shadowed
+from istio_init.shadow import consequence, standing_before
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -125,16 +125,31 @@ def findings(
         for table in wanted.tables:
             stands = live.table(table.name) or make_table(table.name, {})
             yield from _in_table(stands, table, live.family)
-    for shadow in shadowed(live, planned) if shared else ():
+    for shadow in standing_before(live, planned) if shared else ():
         yield Finding(
             "shadowed",
-            shadow.lost,
+            shadow.lost or _taken_before(shadow.rule, shadow.chain),
             shadow.family,
             shadow.table,
             shadow.chain,
             shadow.index + 1,
             rule_line(shadow.chain, shadow.rule, shadow.family),
+            # What somebody let by on purpose, for some packets, is no drift.
+            drift=bool(shadow.lost),
         )
+
+
+def _taken_before(rule: Rule | ForeignRule, chain: str) -> str:
+    """Return what a rule of others does to the packets that it takes from ours."""
+    if isinstance(rule, ForeignRule) or isinstance(rule.target, Jump):
+        return "stands before ours: what it takes does not come to them"
+    match rule.target:
+        case Drop() | Reject():
+            return f"stands before ours: {traffic(rule, chain)} is dropped"
+        case Redirect() | Tproxy():
+            return f"stands before ours: {traffic(rule, chain)} goes elsewhere"
+        case _:
+            return f"stands before ours: {traffic(rule, chain)} bypasses the proxy"
 
 
 def difference(live: Ruleset, wanted: Ruleset, backend: str) -> Iterator[str]:

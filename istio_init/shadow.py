@@ -81,14 +81,20 @@ def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
     some of them, by port, address, interface or user, is taken for meant.
     ``live`` holds the rules as they stand after a run, ``planned`` ours.
     """
-    found = []
+    return tuple(one for one in standing_before(live, planned) if one.lost)
+
+
+def standing_before(live: Ruleset, planned: Ruleset) -> Iterator[Shadow]:
+    """Yield each rule of others that stands before ours and may keep packets from them.
+
+    Of those that see only some of the packets ``lost`` is empty.
+    """
     for plan in planned.tables:
         table = live.table(plan.name)
         for chain in table.chains if table else ():
             ours = plan.chain(chain.name)
             if table and ours and chain.name in BUILTIN_CHAINS[table.name]:
-                found += list(_hiding(chain, ours, table, plan, live.family))
-    return tuple(found)
+                yield from _hiding(chain, ours, table, plan, live.family)
 
 
 def _hiding(
@@ -99,8 +105,23 @@ def _hiding(
             continue
         after = [one for one in chain.rules[position + 1 :] if one in ours.rules]
         lost = _lost(rule, [one for one in after if isinstance(one, Rule)], chain, table, plan)
-        if lost:
+        if lost or (after and _decides(rule)):
             yield Shadow(family, table.name, chain.name, position, rule, lost)
+
+
+def _decides(rule: Rule | ForeignRule) -> bool:
+    """Whether a packet that matches a rule may go no further than its target."""
+    if isinstance(rule, ForeignRule):
+        words = _words(rule.spelled)
+        targets = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("-j", "-g")]
+        return bool(targets) and targets[-1] not in GO_ON
+    match rule.target:
+        case Jump(name):
+            return name not in GO_ON
+        case Return() | Accept() | Drop() | Reject() | Redirect() | Tproxy():
+            return True
+        case _:
+            return False
 
 
 def _lost(

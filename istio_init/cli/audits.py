@@ -16,7 +16,9 @@ With ``--format json`` it prints one object, version 1:
     }
 
 FINDING has the fields of ``istio_init.audit.Finding``. Where nothing was recognised
-everything from layout to call is null. Keys are added within a version; none
+everything from layout to call is null. Where nothing could be looked at, the object
+has ``version``, the verdict ``error``, ``code`` and ``error`` as ``istio_init/cli/report.py``
+describes it. Keys are added within a version; none
 changes its meaning or goes away.
 """
 
@@ -25,9 +27,9 @@ from __future__ import annotations
 import os
 import sys
 
-from istio_init.cli.people import Page
 from istio_init.cli.resolve import asks_for_rules, resolve
 from istio_init.cli.startup import APPLY, ISTIO_IPTABLES
+from istio_init.cli.terminal import Page
 from istio_init.config import LAYOUT_1_30
 from istio_init.host import Names
 from istio_init.log import Log
@@ -145,18 +147,18 @@ def _show(found: Audit, page: Page) -> None:
 
     config = found.config
     if config is None:
-        page.line("nothing of ours was recognised", "title")
+        page.line("nothing of ours was recognised", "head")
     else:
         stands = f"backend {found.backend}" if found.backend else "no backend holds rules of ours"
         how = "recognised" if found.seen else "held against the flags given"
-        page.line(f"layout {config.layout}, {config.mode}, {stands}; {how}", "title")
+        page.line(f"layout {config.layout}, {config.mode}, {stands}; {how}", "head")
         if found.seen:
             # Without flags nobody knows what was meant: this is what stands.
             page.line(f"  istio-init {shlex.join(as_arguments(config))}")
     for line in found.difference:
         page.line(line, {"-": "removed", "+": "added"}.get(line[:1], ""))
     for one in found.findings:
-        page.line(f"{'drift' if one.drift else 'note '}  {one}", "bad" if one.drift else "note")
+        page.line(f"{'drift' if one.drift else 'note '}  {one}", "bad" if one.drift else "warn")
     drifts = sum(one.drift for one in found.findings)
     if drifts:
         page.line(f"drift: {drifts} finding{'s' if drifts > 1 else ''}", "bad")

@@ -2,8 +2,8 @@
 
 With ``--format json`` it prints one object, version 1: ``{"version": 1, "verdict": "ok"
 or "problem", "code": 0 or 1, "checks": [{"name", "verdict", "text", "remedy"}, ...]}``;
-a check's verdict is ``ok``, ``note`` or ``problem``. Keys are added within a version;
-none changes its meaning or goes away.
+a check's verdict is ``ok``, ``note`` or ``problem``; errors look as those of ``audit``.
+Keys are added within a version; none changes its meaning or goes away.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import sys
 
-from istio_init.cli.people import Page
 from istio_init.cli.resolve import asks_for_rules, resolve
 from istio_init.cli.startup import APPLY, ISTIO_IPTABLES
+from istio_init.cli.terminal import Page
 from istio_init.host import Names
 from istio_init.log import Log
 from istio_init.typed import TYPE_CHECKING
@@ -74,7 +74,7 @@ def _print_json(found: list[Check], *, problem: bool) -> None:
 
 def _show(found: list[Check], page: Page) -> None:
     width = max(len(one.name) for one in found)
-    styles = {"ok": "good", "note": "note", "problem": "bad"}
+    styles = {"ok": "good", "note": "warn", "problem": "bad"}
     for one in found:
         page.line(f"{one.verdict:7}  {one.name:{width}}  {one.text}", styles[one.verdict])
         if one.remedy and one.verdict != "ok":

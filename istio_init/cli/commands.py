@@ -261,20 +261,26 @@ def _audit(*, call: str | None, everything: bool, output: str, **params: str | b
 
         return _guarded(
             flags,
+            form,
             lambda: node.audit_all(call or "", flags, form=form, output=output),
         )
     from istio_init.cli import audits
 
-    return _guarded(flags, lambda: audits.audit_one(call or "", flags, form=form))
+    return _guarded(flags, form, lambda: audits.audit_one(call or "", flags, form=form))
 
 
-def _guarded(flags: dict[str, str], action: Callable[[], int]) -> int:
-    """Return what an action returns, or the exit code of its failure, with the reason logged."""
+def _guarded(flags: dict[str, str], form: str, action: Callable[[], int]) -> int:
+    """Return what an action returns, or the exit code of its failure, with the reason logged.
+
+    Where JSON is asked for, the reason is there too.
+    """
     try:
         return action()
     except IstioInitError as error:
         as_json = flags.get("log_as_json", "") == "true"
         Log(as_json=as_json).error(str(error))
+        if form == "json":
+            report.print_error(error)
         return error.exit_code
 
 
@@ -294,7 +300,7 @@ def _doctor(*, call: str | None, **params: str | bool | None) -> int:
 
     form = str(params.pop("format"))
     flags = _given(params)
-    return _guarded(flags, lambda: checkup.examine(call or "", flags, form=form))
+    return _guarded(flags, form, lambda: checkup.examine(call or "", flags, form=form))
 
 
 def _call() -> click.Argument:

@@ -26,7 +26,7 @@ from collections import deque
 
 from istio_init import netns
 from istio_init.cli import audits
-from istio_init.cli.people import Page
+from istio_init.cli.terminal import Page
 from istio_init.errors import ApplyError, IstioInitError
 from istio_init.typed import TYPE_CHECKING, Record
 
@@ -50,8 +50,10 @@ _NEEDED = (
 # How long one namespace may take, in seconds.
 _PATIENCE = 60
 _CLONE_NEWUTS = 0x04000000
-_COLUMNS = (("PID", 8), ("POD", 32), ("BACKEND", 9), ("LAYOUT", 7), ("MODE", 9), ("INBOUND", 20))
-_LAST_COLUMNS = (("OUTBOUND", 20),)
+_COLUMNS = (
+    *(("PID", 7), ("POD", 32), ("BACKEND", 8), ("LAYOUT", 6), ("MODE", 8)),
+    *(("INBOUND", 12), ("OUTBOUND", 12)),
+)
 
 
 class Call(Record):
@@ -313,19 +315,15 @@ def _failed(one: Found, why: str) -> Row:
 
 
 def _show(rows: Iterable[Row], totals: Totals, page: Page) -> None:
-    columns = (*_COLUMNS, *_LAST_COLUMNS)
-    page.line("  ".join((*(name.ljust(width) for name, width in columns), "VERDICT")), "title")
+    page.line("  ".join((*(name.ljust(width) for name, width in _COLUMNS), "VERDICT")), "head")
     for row in rows:
-        keys = (name.lower() for name, _ in columns)
-        cells = [
-            _cut(str(row[key] or "-"), width) for key, (_, width) in zip(keys, columns, strict=True)
-        ]
-        style = {"ok": "good", "drift": "bad", "error": "note"}.get(row["verdict"], "")
+        cells = [_cut(str(row[name.lower()] or "-"), width) for name, width in _COLUMNS]
+        style = {"ok": "good", "drift": "bad", "error": "warn"}.get(row["verdict"], "")
         page.line("  ".join((*cells, _verdict(row))), style)
         page.flush()
     counts = ", ".join(f"{totals.verdicts[one]} {one}" for one in VERDICTS)
     seconds = time.monotonic() - totals.began
-    page.line(f"{sum(totals.verdicts.values())} namespaces in {seconds:.1f} s: {counts}", "title")
+    page.line(f"{sum(totals.verdicts.values())} namespaces in {seconds:.1f} s: {counts}", "head")
 
 
 def _cut(text: str, width: int) -> str:

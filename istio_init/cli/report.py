@@ -138,6 +138,20 @@ def document(
     }
 
 
+def print_error(failure: IstioInitError) -> None:
+    """Print why something could not be looked at, in place of what was to be seen."""
+    import json
+
+    document = {
+        "version": VERSION,
+        "verdict": "error",
+        "code": failure.exit_code,
+        "error": _error(failure),
+    }
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.flush()
+
+
 def _error(failure: IstioInitError) -> dict[str, Any]:
     location = failure.location
     problems = failure.problems if isinstance(failure, ConfigError) else ()

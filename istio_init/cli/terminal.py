@@ -8,10 +8,13 @@ from istio_init.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any, TextIO
 
     from istio_init.render.trace import Line
 
-_STYLES = {
+# What a piece of a line is about, and how a terminal shows it.
+STYLES = {
+    "": "",
     "head": "bold cyan",
     "yes": "green",
     "no": "dim",
@@ -19,27 +22,63 @@ _STYLES = {
     "faint": "dim",
     "good": "bold green",
     "warn": "bold yellow",
+    "bad": "bold red",
+    "added": "red",
+    "removed": "green",
 }
 
 
-def write(lines: Iterable[Line]) -> None:
-    """Write lines to standard output; what is no terminal gets their text alone."""
-    if not sys.stdout.isatty() or not _write_coloured(lines):
-        sys.stdout.writelines("".join(text for text, _ in line).rstrip() + "\n" for line in lines)
-    sys.stdout.flush()
+class Page:
+    """Writes lines to a stream; rich is loaded for a terminal alone, and not needed even there."""
 
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._console: Any = None
+        if self._stream.isatty():
+            try:
+                from rich.console import Console
+            except ImportError:
+                # An image in which nobody looks at a terminal may do without.
+                return
+            self._console = Console(file=self._stream, highlight=False)
 
-def _write_coloured(lines: Iterable[Line]) -> bool:
-    """Write lines in colour; return False, with nothing written, where rich is missing."""
-    try:
-        from rich.console import Console
+    def line(self, text: str = "", style: str = "") -> None:
+        """Write a line of one style."""
+        self.pieces(((text, style),))
+
+    def pieces(self, line: Iterable[tuple[str, str]]) -> None:
+        """Write a line of pieces, each with a style of STYLES."""
+        shown = [(_printable(text), style) for text, style in line]
+        if self._console is None:
+            self._stream.write("".join(text for text, _ in shown).rstrip() + "\n")
+            return
         from rich.text import Text
-    except ImportError:
-        # An image in which nobody looks at a terminal may do without.
-        return False
-    console = Console(file=sys.stdout, highlight=False)
+
+        # Never as markup, and no line is broken but by the terminal: rules are
+        # copied and searched for, and what they say may come from somebody else.
+        styled = ((text, STYLES.get(style, "")) for text, style in shown)
+        self._console.print(Text.assemble(*styled), soft_wrap=True)
+
+    def flush(self) -> None:
+        """Hand over everything that was written."""
+        self._stream.flush()
+
+
+def write(lines: Iterable[Line]) -> None:
+    """Write lines to standard output."""
+    page = Page()
     for line in lines:
-        pieces = ((text, _STYLES.get(style, "")) for text, style in line)
-        # Rules are copied and searched for: no line is broken but by the terminal.
-        console.print(Text.assemble(*pieces), soft_wrap=True)
-    return True
+        page.pieces(line)
+    page.flush()
+
+
+def _printable(text: str) -> str:
+    """Return text whose control characters, and bytes that are none, do nothing to a terminal.
+
+    A comment in somebody's rule may hold any.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )

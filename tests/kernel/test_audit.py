@@ -403,6 +403,32 @@ def test_traps_of_a_layout_are_notes() -> None:
     assert "ok: the rules are as planned" in done.out
 
 
+@pytest.mark.parametrize("backend", TOOLS)
+def test_rules_of_others_for_some_packets_are_notes(backend: str) -> None:
+    others = (
+        ("-d 10.8.0.0/16 -j RETURN", "outbound to 10.8.0.0/16 bypasses the proxy"),
+        ("-d 10.8.0.1/32 -j THEIRS", "what it takes does not come to them"),
+        (
+            "-p tcp -m tcp --dport 81 -j REDIRECT --to-ports 9",
+            "outbound TCP to port 81 goes elsewhere",
+        ),
+        ("-j LOG", ""),
+    )
+    with Namespace() as pod:
+        tool = f"{TOOLS[backend]} -t nat"
+        rules = [f"{tool} -A OUTPUT {rule}" for rule, _ in others]
+        pod.run("sh", "-ec", "\n".join((f"{tool} -N THEIRS", *rules)))
+        init(pod, *NEW, "--backend", backend)
+        out = init(pod, "audit").out
+
+    notes = [line for line in out.splitlines() if line.startswith("note ")]
+    assert notes == [
+        f"note   ipv4 nat: shadowed -A OUTPUT {rule} (rule {number}): stands before ours: {lost}"
+        for number, (rule, lost) in enumerate(others, 1)
+        if lost
+    ]
+
+
 def test_with_no_zones_after_all_the_same_flags_find_nothing() -> None:
     with Namespace() as pod:
         init(pod, *NEW, "--drop-invalid")

@@ -42,7 +42,7 @@ KEPT_APART = {
     "click": ("istio_init.cli",),
     "iptc": ("istio_init.apply.libiptc",),
     "pyroute2": ("istio_init.netns",),
-    "rich": ("istio_init.cli.people", "istio_init.cli.terminal"),
+    "rich": ("istio_init.cli.terminal",),
 }
 # Each costs between a tenth of a bare interpreter and several of them. What the
 # program needs of socket and signal is in the C modules beneath them.
