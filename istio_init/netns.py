@@ -8,6 +8,8 @@ from istio_init.errors import ApplyError
 from istio_init.typed import Record
 
 NAMED = "/run/netns"
+# PROC_PID_INIT_INO. Source: linux/proc_ns.h.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
 
 def enter(namespace: str) -> None:
@@ -89,7 +91,7 @@ def of_pods() -> tuple[Found, ...]:
             "cannot tell the pods' network namespaces from the node's",
             where="/proc/1/ns/net",
             why="permission denied",
-            remedy="run as root in the node's PID namespace (hostPID: true)",
+            remedy="run as root in the node's PID namespace (hostPID: true), with SYS_PTRACE",
         )
     found: dict[int, int] = {}
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
@@ -97,6 +99,11 @@ def of_pods() -> tuple[Found, ...]:
         if inode is not None and inode != own:
             found.setdefault(inode, pid)
     return tuple(Found(inode, pid) for inode, pid in found.items())
+
+
+def sees_whole_node() -> bool:
+    """Whether this process is in the PID namespace of the machine, from which all are seen."""
+    return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
 
 
 def _inode(pid: int) -> int | None:

@@ -28,6 +28,7 @@ from istio_init import netns
 from istio_init.cli import audits
 from istio_init.cli.terminal import Page
 from istio_init.errors import ApplyError, IstioInitError
+from istio_init.log import Log
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 VERDICTS = ("ok", "drift", "none", "error")
 
+_NARROW = "this PID namespace is not the machine's: of processes outside of it nothing is known"
 # What a worker imports where it stands; here once for all.
 _NEEDED = (
     *("apply.observe", "apply.legacy", "apply.iptables_nft", "apply.nftables", "parse.nft"),
@@ -102,6 +104,10 @@ def audit_all(command: str, flags: dict[str, str], *, form: str, output: str) ->
             why="the one is for every pod, the other for one",
         )
     found = netns.of_pods()
+    if not netns.sees_whole_node():
+        Log(call.run.log_level, as_json=call.run.log_json).warn(
+            f"{_NARROW}; a container needs hostPID: true to see every pod of its node"
+        )
     totals = Totals()
     with _written_to(output) as stream:
         rows = _counted(_rows(call, found), totals, len(found), shown=_shows_progress(stream))

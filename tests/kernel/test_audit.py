@@ -458,10 +458,15 @@ def test_from_the_node_by_pid() -> None:
         pod.run("iptables-legacy", "-t", "nat", "-I", "OUTPUT", "-j", "RETURN")
         bad = init(node, "audit", *NEW, "--network-namespace", pid, code=DRIFT)
         gone = init(node, "audit", "--network-namespace", "4194305", code=1)
+        told = init(node, "audit", "--network-namespace", "4194305", "--format", "json", code=1)
 
     assert "ok: the rules are as planned" in good.out
     assert "shadowed -A OUTPUT -j RETURN (rule 1): outbound TCP does not reach the proxy" in bad.out
     assert "cannot open the network namespace 4194305" in gone.err
+    error = json.loads(told.out)
+    assert (error["verdict"], error["code"]) == ("error", 1)
+    assert error["error"]["message"] in told.err
+    assert "the PID of a process in the pod" in error["error"]["remedy"]
 
 
 def test_the_document_of_what_was_recognised() -> None:

@@ -233,10 +233,15 @@ def test_a_file_that_cannot_be_written_is_told_and_the_old_one_stays(tmp_path: P
     assert "Traceback" not in said
 
 
-def test_a_node_without_pods_is_as_planned(tmp_path: Path) -> None:
-    (said,) = on_node(tmp_path, AUDIT, pods=0)
+def test_who_cannot_see_every_pod_is_warned(tmp_path: Path) -> None:
+    # As in a container without hostPID, where no pod is to be seen.
+    (said,) = on_node(tmp_path, f"{AUDIT} 2>&1", pods=0)
 
-    assert said.splitlines()[1].startswith("0 namespaces in ")
+    first, _, last = said.splitlines()
+    assert first.split("\t")[1] == "warn"
+    assert "this PID namespace is not the machine's" in first
+    assert "hostPID: true" in first
+    assert last.startswith("0 namespaces in ")
 
 
 def test_one_pod_and_all_exclude_each_other() -> None:

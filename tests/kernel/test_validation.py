@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -192,6 +193,21 @@ def test_it_needs_no_capability_no_root_and_nothing_writable() -> None:
     assert "as uid 1000, gid 1000, though the proxy's connections are those of uid 1337" in other
     assert "cannot become that user: Operation not permitted; run the validation as uid" in root
     assert "validation failed (as uid 1337, gid 1337): ipv4" in bad
+
+
+def test_no_backend_is_probed() -> None:
+    def loaded() -> tuple[Done, list[str]]:
+        # Those that this process brought along are no matter here.
+        for name in [name for name in sys.modules if name.startswith("istio_init.apply")]:
+            del sys.modules[name]
+        done = run_program(*NEW, *SKIP)
+        return done, [name for name in sys.modules if name.startswith("istio_init.apply")]
+
+    with Namespace() as pod:
+        init(pod, *NEW)
+        done, names = inside(pod, loaded)
+
+    assert (done.code, names) == (0, [])
 
 
 def test_it_is_the_proxys_group_too_that_is_tried_as_root() -> None:
