@@ -181,7 +181,7 @@ class Nftables:
         echo = ("-j", "-e") if may_echo else ()
         done = _nft(*echo, "-f", "-", text=text, where=where)
         if done.code != 0:
-            raise _refused(done, text, where)
+            raise _refused(done, text, where, results)
         if echo and before is not None:
             self._note(names, results, done.output, before + 1)
 
@@ -289,7 +289,7 @@ def needs(text: str) -> list[tuple[str, str]]:
     return [found for words, found in _NEEDS.items() if words in text]
 
 
-def _refused(done: Finished, text: str, where: str) -> ApplyError:
+def _refused(done: Finished, text: str, where: str, results: tuple[Ruleset, ...]) -> ApplyError:
     """Return the error with the line that the kernel stumbled over, and what that needs."""
     why = _first_line(done.complaints)
     failing, table = _failing_line(text, why)
@@ -311,8 +311,11 @@ def _refused(done: Finished, text: str, where: str) -> ApplyError:
     )
     if not done.denied:
         error.missing = frozenset(name for name, _ in needed)
-    names = [name for name, native in NATIVE_TABLES.items() if native == table]
-    return error.at(Location(Nftables.name, table="".join(names), rule=failing))
+    for name, native in NATIVE_TABLES.items():
+        if native == table:
+            flag = script.flag_of(failing, name, results)
+            return error.at(Location(Nftables.name, table=name, rule=failing, flag=flag))
+    return error.at(Location(Nftables.name))
 
 
 def _failing_line(text: str, complaint: str) -> tuple[str, str]:

@@ -183,10 +183,7 @@ def _chain_names(tables: Iterable[Table]) -> Iterator[str]:
 
 def _chain_lines(table: str, chain: str, tables: dict[Family, Table], sets: _Sets) -> Iterator[str]:
     """Yield a chain's lines; none for a built-in chain without rules."""
-    groups = {}
-    for family, one in tables.items():
-        found = one.chain(chain)
-        groups[family] = compact(found.rules, one) if found else ()
+    groups = _groups(chain, tables)
     if chain in BUILTIN_CHAINS[table]:
         if not any(groups.values()):
             return
@@ -196,6 +193,29 @@ def _chain_lines(table: str, chain: str, tables: dict[Family, Table], sets: _Set
         if isinstance(group, ForeignRule):
             raise UnsupportedError(f"a rule that this program does not write: {group.raw!r}")
         yield from _rule_lines(group, only, sets)
+
+
+def _groups(
+    chain: str, tables: dict[Family, Table]
+) -> dict[Family, tuple[Group | ForeignRule, ...]]:
+    found = {}
+    for family, one in tables.items():
+        rules = one.chain(chain)
+        found[family] = compact(rules.rules, one) if rules else ()
+    return found
+
+
+def flag_of(line: str, name: str, rulesets: tuple[Ruleset, ...]) -> str:
+    """Return the flag that asked for the rule on a line of a table's script, or ``""``."""
+    tables = {
+        ruleset.family: table for ruleset in rulesets if (table := ruleset.table(name)) is not None
+    }
+    sets = _Sets()
+    for chain in _chain_names(tables.values()):
+        for only, group in _interleaved(_groups(chain, tables)):
+            if not isinstance(group, ForeignRule) and line in _rule_lines(group, only, sets):
+                return group.flag
+    return ""
 
 
 def _interleaved(

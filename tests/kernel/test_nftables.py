@@ -601,11 +601,17 @@ def test_what_the_kernel_lacks_is_named(
     assert module in error["text"]
     assert "--backend nft or legacy" in error["text"]
     assert missing in error["missing"]
+    location = error["location"]
+    assert (location.backend, location.table) == ("nftables", table)
+    assert needle in location.rule
+    # A chain is there for every rule in it, and -m socket is decided for several.
+    flag = {"TPROXY": "-m", "REDIRECT": "-z", "CT": "--redirect-dns", "REJECT": "--no-ipv6"}
+    assert location.flag == flag.get(missing, "--drop-invalid" if missing == "conntrack" else "")
 
 
 def _error_of(needle: str, argv: tuple[str, ...]) -> dict[str, Any]:
     error = refused_at(needle, argv)
-    return {"text": str(error), "missing": error.missing}
+    return {"text": str(error), "missing": error.missing, "location": error.location}
 
 
 def test_without_zones_the_rest_can_be_had() -> None:
