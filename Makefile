@@ -6,9 +6,12 @@ VENV := .venv
 READY := $(VENV)/.ready
 # iptables and nftables are what the program stands beside and is compared with;
 # gcc and the headers build python-iptables' C part; strace counts what a start costs.
-PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv strace
+PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv strace \
+    shellcheck
+# What the container's tests build the image with, and run it by.
+CONTAINER_PACKAGES := buildah golang-github-containers-common mmdebstrap runc
 
-.PHONY: setup bench demo test check fmt golden clean packages
+.PHONY: setup bench demo test container image check fmt golden clean packages container-packages
 
 setup: $(READY)
 
@@ -18,14 +21,16 @@ $(READY): pyproject.toml Makefile | packages
 	touch $@
 
 # Asks apt only for what is missing, so that a second run needs no network.
-packages:
+container-packages: PACKAGES += $(CONTAINER_PACKAGES)
+packages container-packages:
 	@missing=""; for package in $(PACKAGES); do \
 	    dpkg-query --show --showformat '$${db:Status-Status}\n' $$package 2>/dev/null \
 	        | grep -qx installed || missing="$$missing $$package"; \
 	done; \
 	test -z "$$missing" || { \
 	    echo "installing$$missing"; \
-	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes $$missing >/dev/null; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	        apt-get -qq install --yes --no-install-recommends $$missing >/dev/null; \
 	}
 
 # Takes minutes and both cores: nothing else should run meanwhile.
@@ -37,12 +42,22 @@ demo: setup
 	$(VENV)/bin/python scripts/demo
 
 test: setup check
-	$(VENV)/bin/python -m pytest -n auto tests
+	$(VENV)/bin/python -m pytest -n auto --ignore=tests/container tests
+
+# The tests of the image, which take a minute or two more where there is no base image yet.
+container: setup container-packages image
+	$(VENV)/bin/python -m pytest -n auto tests/container
+
+# Needs one of buildah, podman and docker, and none of the rest.
+image:
+	scripts/image
 
 check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy container/assemble.py container/imports.py
+	shellcheck scripts/image
 
 fmt: setup
 	$(VENV)/bin/ruff check --fix .
