@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from istio_init.apply import nfnetlink
 from istio_init.errors import UnsupportedError
-from istio_init.host import legacy_tables
+from istio_init.host import legacy_tables, may_open_legacy_tables
 from istio_init.model import BUILTIN_CHAINS, FAMILIES
 from istio_init.planner.shared import NATIVE_TABLES, OWN_CHAINS
 from istio_init.typed import TYPE_CHECKING, Record
@@ -71,6 +71,7 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
     ours: set[Kind] = set()
     others: set[Kind] = set()
     unseen: set[Kind] = set()
+    used: list[frozenset[str] | None] = []
     try:
         used = [legacy_tables(family) for family in FAMILIES]
     except PermissionError:
@@ -84,6 +85,10 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
             _look_at_legacy(ours, others, {} if made is None else made)
     chains = nfnetlink.chains()
     if chains is not None:
+        # Whose the rules in a table are has to be known; but where there is no
+        # table, none has to be made by one who may not open it.
+        if not any(used) and not may_open_legacy_tables():
+            available.discard("legacy")
         available |= {"nft", "nftables"}
         iptables = [
             place
