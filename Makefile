@@ -4,6 +4,8 @@
 PYTHON ?= /usr/bin/python3.11
 VENV := .venv
 READY := $(VENV)/.ready
+CONTAINER_READY := $(VENV)/.ready-for-container
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 # iptables and nftables are what the program stands beside and is compared with;
 # gcc and the headers build python-iptables' C part; strace counts what a start costs.
 PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv strace \
@@ -17,7 +19,11 @@ setup: $(READY)
 
 $(READY): pyproject.toml Makefile | packages
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+$(CONTAINER_READY): $(READY)
+	$(PIP_INSTALL) --editable '.[dev,container]'
 	touch $@
 
 # Asks apt only for what is missing, so that a second run needs no network.
@@ -45,7 +51,7 @@ test: setup check
 	$(VENV)/bin/python -m pytest -n auto --ignore=tests/container tests
 
 # The tests of the image, which take a minute or two more where there is no base image yet.
-container: setup container-packages image
+container: setup container-packages $(CONTAINER_READY) image
 	$(VENV)/bin/python -m pytest -n auto tests/container
 
 # Needs one of buildah, podman and docker, and none of the rest.
