@@ -187,8 +187,14 @@ def take_names(image: Image) -> None:
 def take_program(image: Image, script: Path) -> None:
     """Take the command, with the path of an interpreter that hears nothing of the environment."""
     _, rest = script.read_text(encoding="utf-8").split("\n", 1)
-    image.write("/usr/bin/istio-init", f"#!{INTERPRETER} -IS\n{rest}")
-    (image.root / "usr/bin/istio-init").chmod(0o555)
+    programs = {
+        "istio-init": rest,
+        # Templates between those of 1.0.2 and of today name this as their command.
+        "istio-iptables": f'import sys\n\nsys.argv.insert(1, "istio-iptables")\n{rest}',
+    }
+    for name, text in programs.items():
+        image.write(f"/usr/bin/{name}", f"#!{INTERPRETER} -IS\n{text}")
+        (image.root / "usr/bin" / name).chmod(0o555)
 
 
 def name_the_packages(image: Image) -> None:

@@ -269,11 +269,17 @@ def serve(name: str, ports: Sequence[int]) -> Callable[[Callable[[], None]], Non
 
 
 class EnvoyPod(Pod):
-    """A pod with Envoy for its proxy, whose rules can be put in place again and again."""
+    """A pod with Envoy for its proxy, whose rules can be put in place again and again.
 
-    def __init__(self, setup: Setup, runtime: Runtime) -> None:
+    Envoy is set up for the layout of ``setup``, unless ``config`` says how.
+    """
+
+    def __init__(
+        self, setup: Setup, runtime: Runtime, config: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(setup)
         self._runtime = runtime
+        self._config = config
 
     def apply(self, backend: str, by: str) -> None:
         """Put the rules in place in this backend, by the ``image`` or by the ``program``."""
@@ -309,10 +315,11 @@ class EnvoyPod(Pod):
     def _servers(self) -> Sequence[Server]:
         assert self.setup
         layout = layout_1_30 if self.setup.argv[0] == "istio-iptables" else layout_1_0
-        proxy = Envoy(self.namespace, self.setup.proxy, layout(self.setup))
-        self._stack.callback(proxy.close)
+        config = self._config or layout(self.setup)
+        self.envoy = Envoy(self.namespace, self.setup.proxy, config)
+        self._stack.callback(self.envoy.close)
         return [
-            proxy,
+            self.envoy,
             self._web(APP, APP_PORTS),
             self._web(NEIGHBOUR, OUTSIDE_PORTS),
         ]

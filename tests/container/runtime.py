@@ -13,7 +13,7 @@ import json
 import platform
 import subprocess
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -85,7 +85,13 @@ class Context:
     capabilities: tuple[str, ...] = ("NET_ADMIN", "NET_RAW")
     uid: int = 0
     ambient: bool = False
-    env: tuple[str, ...] = field(default=(), repr=False)
+    env: tuple[str, ...] = ()
+    # In bytes; 0 is no limit.
+    memory: int = 0
+    # Files and folders of the node, each with the path at which it can be written to.
+    mounts: tuple[tuple[Path, str], ...] = ()
+    # Sees the processes of the node.
+    host_pid: bool = False
 
     def sets(self) -> dict[str, list[str]]:
         """Return the sets of capabilities that a runtime gives the process."""
@@ -213,7 +219,14 @@ class Runtime:
         assert process["noNewPrivileges"]
         linux = spec["linux"]
         linux["seccomp"] = seccomp(context.capabilities)
-        own = [one for one in linux["namespaces"] if one["type"] != "network"]
+        if context.memory:
+            linux["resources"]["memory"] = {"limit": context.memory}
+        spec["mounts"] += [
+            {"destination": to, "type": "bind", "source": str(path), "options": ["bind", "rw"]}
+            for path, to in context.mounts
+        ]
+        shared = {"network", *(["pid"] if context.host_pid else [])}
+        own = [one for one in linux["namespaces"] if one["type"] not in shared]
         linux["namespaces"] = [*own, *_entered(namespaces)]
         if "user" in namespaces:
             linux["uidMappings"] = linux["gidMappings"] = MAPPING

@@ -12,7 +12,7 @@ WHOLE, COMPRESSED = "the image", "the image, compressed"
 # The first pattern that a file's path has decides which part it belongs to.
 _PARTS = {
     "licences, package lists, names": r"^(\./)?(usr/share|var|etc)/",
-    "istio-init": r"python3\.\d+/istio_init/|usr/bin/istio-init",
+    "istio-init": r"python3\.\d+/istio_init/|usr/bin/istio-i",
     "its libraries: click, pyroute2, python-iptables": (
         r"python3\.\d+/(click|pyroute2|iptc|python_iptables|libxtwrapper)"
     ),

@@ -121,6 +121,16 @@ def test_the_kubelet_runs_it_again_in_the_same_sandbox(
     assert found == rules.splitlines()
 
 
+def test_templates_that_name_the_command(runtime: Runtime) -> None:
+    """Some between the two have ``command`` where today's has ``args``."""
+    with Namespace() as pod:
+        done = runtime.run(program=NEW, pod=pod, context=NEW_CONTEXT)
+        found = pod.rules("ipv4", "nat")
+
+    assert done.returncode == 0, done.stderr
+    assert found == NEW_RULES.splitlines()
+
+
 def test_one_generation_follows_the_other(runtime: Runtime) -> None:
     with Namespace() as pod:
         runtime.run(*OLD, pod=pod, context=OLD_CONTEXT)
