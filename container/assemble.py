@@ -1,13 +1,14 @@
 """Assembles the image's file system: what istio-init needs at run time, and nothing else.
 
-    python3 -B assemble.py PACKAGES IMAGE
+    python3 -B assemble.py PACKAGES IMAGE REVISION
 
 PACKAGES is the folder in which istio_init and its libraries lie, IMAGE the one
-that is made. SOURCE_DATE_EPOCH gives the time of every file, in seconds. Files
-come from the system this runs on, with every shared library that they need;
-nothing here names an architecture. Of Python only the modules that istio-init
-can come to import are taken, each as bytecode that no time stamp can make stale.
-The same input gives the same output, byte for byte.
+that is made, REVISION the commit of the sources. SOURCE_DATE_EPOCH gives the
+time of every file, in seconds. Files come from the system this runs on, with
+every shared library that they need; nothing here names an architecture. Of
+Python only the modules that istio-init can come to import are taken, each as
+bytecode that no time stamp can make stale. The same input gives the same output,
+byte for byte.
 """
 
 from __future__ import annotations
@@ -229,7 +230,8 @@ def settle(root: Path, moment: int) -> None:
 
 def main() -> None:
     """Assemble the image's file system."""
-    packages, root = Path(sys.argv[1]), Path(sys.argv[2])
+    packages, root, revision = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    moment = int(os.environ["SOURCE_DATE_EPOCH"])
     root.mkdir()
     image = Image(root)
     for name in MOUNT_POINTS:
@@ -240,7 +242,8 @@ def main() -> None:
     take_program(image, packages / "istio_init/istio-init")
     image.write("/usr/share/doc/istio-init/LICENSE", (HERE / "LICENSE").read_text(encoding="utf-8"))
     name_the_packages(image)
-    settle(root, int(os.environ["SOURCE_DATE_EPOCH"]))
+    image.write("/usr/share/doc/istio-init/revision", f"{revision}, {moment} s\n")
+    settle(root, moment)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,20 @@ def test_labels(image: Image) -> None:
     assert "User" not in image.config["config"]
 
 
+def test_it_is_of_this_commit(image: Image) -> None:
+    """Unless there is none, a builder must not take what it made of another for this one's."""
+    labels = image.config["config"]["Labels"]
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    revision = asked.stdout.strip() or "unknown"
+    told = (image.root / "usr/share/doc/istio-init/revision").read_text(encoding="utf-8")
+
+    assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == revision
+    assert told.startswith(revision)
+    assert {file.mtime for file in image.files} == {int(told.split()[1])}
+
+
 def test_what_it_is_made_of_can_be_told(image: Image) -> None:
     listed = {path.name for path in (image.root / "var/lib/dpkg/status.d").iterdir()}
     stated = {path.name for path in (image.root / "usr/share/doc").iterdir()}
