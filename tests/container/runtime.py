@@ -13,6 +13,7 @@ import json
 import platform
 import subprocess
 import tarfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +31,8 @@ SECCOMP_PROFILE = Path("/usr/share/containers/seccomp.json")
 # As the profile calls what the kernel calls otherwise.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PYTHON = ("/usr/bin/python3.11", "-ISc")
+# Does nothing, until it is ended.
+WAITS = (*PYTHON, "import signal; signal.pause()")
 SECONDS = 60
 
 # Mounted in every container; the rest of what runtimes mount can be written to.
@@ -90,8 +93,8 @@ class Context:
     memory: int = 0
     # Files and folders of the node, each with the path at which it can be written to.
     mounts: tuple[tuple[Path, str], ...] = ()
-    # Sees the processes of the node.
-    host_pid: bool = False
+    # A process among whose own it is, instead of being alone; 0 is none.
+    beside: int = 0
 
     def sets(self) -> dict[str, list[str]]:
         """Return the sets of capabilities that a runtime gives the process."""
@@ -115,18 +118,17 @@ class Sandbox(Namespace):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__()
-        self._runtime = runtime
-        self._container = f"sandbox-{next(_numbers)}"
+        self._running = runtime.running(WAITS, pod=None, context=Context(capabilities=()))
         self.process = 0
 
     def __enter__(self) -> Self:
-        self.process = self._runtime.start(self._container)
+        self.process = self._running.__enter__()
         self.path = f"/proc/{self.process}/ns/net"
         self.run("ip", "link", "set", "lo", "up")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runtime.remove(self._container)
+        self._running.__exit__(None, None, None)
 
     def command(self, argv: Sequence[str], *, uid: int = 0, gid: int | None = None) -> list[str]:
         """Return the command that runs ``argv`` in here, as root of its users."""
@@ -166,26 +168,35 @@ class Runtime:
             )
         finally:
             # There is nothing left, unless it took too long.
-            self.remove(name)
+            self._remove(name)
 
-    def start(self, name: str) -> int:
-        """Start a container that waits, in namespaces of its own; return its process."""
-        waits = (*PYTHON, "import signal; signal.pause()")
-        context = Context(capabilities=())
-        bundle = self._bundle(name, waits, context, {"network": None, "user": None})
-        subprocess.run(
-            self._runc("run", "--detach", "--bundle", str(bundle), name),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
-        shown = subprocess.run(
-            self._runc("state", name), capture_output=True, text=True, check=True
-        )
-        return int(json.loads(shown.stdout)["pid"])
+    @contextmanager
+    def running(
+        self, program: Sequence[str], *, pod: Namespace | None, context: Context
+    ) -> Iterator[int]:
+        """Give the process of a container that runs for the length of a ``with`` block.
 
-    def remove(self, name: str) -> None:
+        Without a pod its network and its users are its own.
+        """
+        namespaces = {"network": pod.path} if pod else {"network": None, "user": None}
+        name = f"container-{next(_numbers)}"
+        bundle = self._bundle(name, program, context, namespaces)
+        try:
+            subprocess.run(
+                self._runc("run", "--detach", "--bundle", str(bundle), name),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=True,
+            )
+            shown = subprocess.run(
+                self._runc("state", name), capture_output=True, text=True, check=True
+            )
+            yield int(json.loads(shown.stdout)["pid"])
+        finally:
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
         """End a container, if it is there."""
         subprocess.run(self._runc("delete", "--force", name), check=True, capture_output=True)
 
@@ -225,9 +236,11 @@ class Runtime:
             {"destination": to, "type": "bind", "source": str(path), "options": ["bind", "rw"]}
             for path, to in context.mounts
         ]
-        shared = {"network", *(["pid"] if context.host_pid else [])}
-        own = [one for one in linux["namespaces"] if one["type"] not in shared]
-        linux["namespaces"] = [*own, *_entered(namespaces)]
+        entered = dict(namespaces)
+        if context.beside:
+            entered["pid"] = f"/proc/{context.beside}/ns/pid"
+        own = [one for one in linux["namespaces"] if one["type"] not in {"network", *entered}]
+        linux["namespaces"] = [*own, *_entered(entered)]
         if "user" in namespaces:
             linux["uidMappings"] = linux["gidMappings"] = MAPPING
         file.write_text(json.dumps(spec), encoding="utf-8")

@@ -33,6 +33,10 @@ EVERYTHING = (
 )
 
 
+# What the program does without, and a container has none of.
+FOR_TERMINALS = {"rich"}
+
+
 def executables(image: Image) -> set[str]:
     return {
         file.name.removeprefix("./")
@@ -126,8 +130,8 @@ def test_the_readme_tells_the_size(image: Image) -> None:
         == (found[WHOLE])
     )
     for name, size in found.items():
-        # Debian's next update moves it a little.
-        assert told[name] == pytest.approx(megabytes(size), rel=0.05, abs=0.1), name
+        # The next change, here or in Debian, moves it a little.
+        assert told[name] == pytest.approx(megabytes(size), rel=0.05, abs=0.3), name
 
 
 def test_another_build_gives_the_same(image: Image, tmp_path: Path) -> None:
@@ -152,9 +156,9 @@ def test_python_packages_are_those_that_the_project_asks_for() -> None:
     asked = {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
 
     assert text.count("==") == len(pinned)
-    assert asked.keys() == pinned.keys()
-    for name, versions in asked.items():
-        assert pinned[name] in versions, name
+    assert pinned.keys() == asked.keys() - FOR_TERMINALS
+    for name, version in pinned.items():
+        assert version in asked[name], name
 
 
 @pytest.mark.parametrize("form", ["rules", "save", "json", "nft", "commands"])
