@@ -95,14 +95,19 @@ def test_without_net_admin(runtime: Runtime, backend: str, context: Context) -> 
     fails(done, "NET_ADMIN", "nothing was changed")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_users_of_the_pods_own(runtime: Runtime, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "context"),
+    [("legacy", Context(BOTH)), ("nft", Context(NET_ADMIN)), ("nftables", Context(NET_ADMIN))],
+    ids=str,
+)
+def test_users_of_the_pods_own(runtime: Runtime, backend: str, context: Context) -> None:
     """What ``hostUsers: false`` gives a pod."""
+    arguments = (*EVERYTHING, "--backend", backend)
     with Sandbox(runtime) as pod:
-        done = runtime.run(*EVERYTHING, "--backend", backend, pod=pod)
+        done = runtime.run(*arguments, pod=pod, context=context)
         assert done.returncode == 0, done.stderr
         found = snapshot(pod)
-        again = runtime.run(*EVERYTHING, "--backend", backend, pod=pod)
+        again = runtime.run(*arguments, pod=pod, context=context)
 
     assert found == expected(EVERYTHING, backend)
     assert "already in place" in again.stderr
