@@ -222,7 +222,8 @@ def settle(root: Path, moment: int) -> None:
         for file in files:
             path = Path(folder, file)
             if not path.is_symlink():
-                path.chmod(path.stat().st_mode & 0o555)
+                # Whatever the checkout's own modes are.
+                path.chmod(0o555 if path.stat().st_mode & 0o100 else 0o444)
             os.utime(path, (moment, moment), follow_symlinks=False)
         Path(folder).chmod(0o555)
         os.utime(folder, (moment, moment))
