@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import source_hash
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from istio_init import __version__
-from tests.container.runtime import Image
+from tests.container.runtime import WAITS, Context, Image
 from tests.container.size import COMPRESSED, WHOLE, megabytes, parts, shown
 from tests.expected import expected
 from tests.foreign import plant
@@ -205,6 +207,21 @@ def test_rules_of_others_may_use_what_ours_do_not(runtime: Runtime) -> None:
         after = snapshot(pod)
 
     assert "statistic" in before["nft ipv4 nat"]
+    assert after == before
+
+
+def test_it_enters_the_namespace_of_another_pod(runtime: Runtime) -> None:
+    """For a node's tools; it is what the image has pyroute2 for."""
+    context = Context(("NET_ADMIN", "NET_RAW", "SYS_ADMIN"))
+    with Namespace() as own, Namespace() as pod, ExitStack() as stack:
+        first = stack.enter_context(runtime.running(WAITS, pod=pod, context=Context(())))
+        before = snapshot(own)
+        beside = replace(context, beside=first)
+        done = runtime.run(*EVERYTHING, "--network-namespace", "1", pod=own, context=beside)
+        found, after = snapshot(pod), snapshot(own)
+
+    assert done.returncode == 0, done.stderr
+    assert found == expected(EVERYTHING, "legacy")
     assert after == before
 
 
