@@ -43,6 +43,11 @@ def megabytes(size: int) -> float:
     return round(size / 10**6, 1)
 
 
+def table(image: Image) -> str:
+    """Return the lines of the README's table."""
+    return "".join(f"| {name} | {megabytes(size)} |\n" for name, size in parts(image).items())
+
+
 def shown(readme: str) -> dict[str, float]:
     """Return the sizes that the README states, in megabytes."""
     block = _BLOCK.search(readme)
