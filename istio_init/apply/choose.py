@@ -31,13 +31,15 @@ _NATIVE_TABLES = frozenset(("inet", name) for name in NATIVE_TABLES.values())
 class Evidence(Record):
     """What was found in the kernel: which backends it has, and whose rules are in each.
 
-    Of those that are ``unseen`` nobody may know without creating what is not there.
+    Of those that are ``unseen`` nobody may know without creating what is not there;
+    those that are ``denied`` this process may not use.
     """
 
     available: frozenset[Kind]
     ours: frozenset[Kind]
     others: frozenset[Kind]
     unseen: frozenset[Kind] = frozenset()
+    denied: frozenset[Kind] = frozenset()
 
 
 def choose(evidence: Evidence) -> Kind:
@@ -49,7 +51,9 @@ def choose(evidence: Evidence) -> Kind:
     Raises:
         UnsupportedError: the kernel has none.
     """
-    for found in (evidence.ours, evidence.others, evidence.available):
+    allowed = evidence.available - evidence.denied
+    # What is denied, where there is nothing else, says best itself what it lacks.
+    for found in (evidence.ours, evidence.others, allowed, evidence.available):
         for kind in KINDS:
             if kind in found & evidence.available:
                 return kind
@@ -71,7 +75,6 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
     ours: set[Kind] = set()
     others: set[Kind] = set()
     unseen: set[Kind] = set()
-    used: list[frozenset[str] | None] = []
     try:
         used = [legacy_tables(family) for family in FAMILIES]
     except PermissionError:
@@ -85,10 +88,6 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
             _look_at_legacy(ours, others, {} if made is None else made)
     chains = nfnetlink.chains()
     if chains is not None:
-        # Whose the rules in a table are has to be known; but where there is no
-        # table, none has to be made by one who may not open it.
-        if not any(used) and not may_open_legacy_tables():
-            available.discard("legacy")
         available |= {"nft", "nftables"}
         iptables = [
             place
@@ -102,7 +101,10 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
         # Names of tables, not of chains: one that was left empty is to go too.
         if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
             ours.add("nftables")
-    return Evidence(frozenset(available), frozenset(ours), frozenset(others), frozenset(unseen))
+    denied: set[Kind] = set() if may_open_legacy_tables() else {"legacy"}
+    return Evidence(
+        *(frozenset(kinds) for kinds in (available, ours, others, unseen, denied)),
+    )
 
 
 def _has_rules() -> bool:
