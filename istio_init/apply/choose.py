@@ -101,10 +101,9 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
         # Names of tables, not of chains: one that was left empty is to go too.
         if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
             ours.add("nftables")
-    denied: set[Kind] = set() if may_open_legacy_tables() else {"legacy"}
-    return Evidence(
-        *(frozenset(kinds) for kinds in (available, ours, others, unseen, denied)),
-    )
+    # What may stand in tables that nobody may see has to be known first.
+    denied: set[Kind] = set() if unseen or may_open_legacy_tables() else {"legacy"}
+    return Evidence(*map(frozenset, (available, ours, others, unseen, denied)))
 
 
 def _has_rules() -> bool:
