@@ -4,28 +4,39 @@
 PYTHON ?= /usr/bin/python3.11
 VENV := .venv
 READY := $(VENV)/.ready
+CONTAINER_READY := $(VENV)/.ready-for-container
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 # iptables and nftables are what the program stands beside and is compared with;
 # gcc and the headers build python-iptables' C part; strace counts what a start costs.
-PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv strace
+PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv strace \
+    shellcheck
+# What the container's tests build the image with, and run it by.
+CONTAINER_PACKAGES := buildah golang-github-containers-common mmdebstrap runc
 
-.PHONY: setup bench demo test check fmt golden clean packages
+.PHONY: setup bench demo test container image check fmt golden clean packages container-packages
 
 setup: $(READY)
 
 $(READY): pyproject.toml Makefile | packages
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+$(CONTAINER_READY): $(READY)
+	$(PIP_INSTALL) --editable '.[dev,container]'
 	touch $@
 
 # Asks apt only for what is missing, so that a second run needs no network.
-packages:
+container-packages: PACKAGES += $(CONTAINER_PACKAGES)
+packages container-packages:
 	@missing=""; for package in $(PACKAGES); do \
 	    dpkg-query --show --showformat '$${db:Status-Status}\n' $$package 2>/dev/null \
 	        | grep -qx installed || missing="$$missing $$package"; \
 	done; \
 	test -z "$$missing" || { \
 	    echo "installing$$missing"; \
-	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes $$missing >/dev/null; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	        apt-get -qq install --yes --no-install-recommends $$missing >/dev/null; \
 	}
 
 # Takes minutes and both cores: nothing else should run meanwhile.
@@ -37,12 +48,22 @@ demo: setup
 	$(VENV)/bin/python scripts/demo
 
 test: setup check
-	$(VENV)/bin/python -m pytest -n auto tests
+	$(VENV)/bin/python -m pytest -n auto --ignore=tests/container tests
+
+# The tests of the image, which take a minute or two more where there is no base image yet.
+container: setup container-packages $(CONTAINER_READY) image
+	$(VENV)/bin/python -m pytest -n auto tests/container
+
+# Needs one of buildah, podman and docker, and none of the rest.
+image:
+	scripts/image
 
 check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy container/assemble.py container/imports.py
+	shellcheck scripts/image
 
 fmt: setup
 	$(VENV)/bin/ruff check --fix .

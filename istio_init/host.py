@@ -7,7 +7,7 @@ Nothing is read before it is needed: a dry run with numeric ids, ``--ipv6`` or
 from __future__ import annotations
 
 import _struct as struct
-from _socket import AF_INET, AF_INET6, SOCK_DGRAM, socket
+from _socket import AF_INET, AF_INET6, IPPROTO_RAW, SOCK_DGRAM, SOCK_RAW, socket
 
 from istio_init.config import LAYOUT_1_30, Facts
 from istio_init.errors import ApplyError
@@ -198,6 +198,18 @@ def legacy_tables(family: Family) -> frozenset[str] | None:
             return frozenset(names.read().split())
     except FileNotFoundError:
         return None
+
+
+def may_open_legacy_tables() -> bool:
+    """Whether this process may open the socket over which libiptc reads and writes them.
+
+    It takes NET_RAW beside NET_ADMIN, which the kernel asks for rules alone.
+    """
+    try:
+        socket(AF_INET, SOCK_RAW, IPPROTO_RAW).close()
+    except PermissionError:
+        return False
+    return True
 
 
 def resolvers(path: str = "/etc/resolv.conf") -> tuple[Network, ...]:

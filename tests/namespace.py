@@ -31,6 +31,14 @@ CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 _numbers = itertools.count()
 
 
+def public_folder() -> Path:
+    """Return a new folder that every user can enter, gone when the tests end."""
+    folder = Path(tempfile.mkdtemp(prefix="istio-init-"))
+    atexit.register(shutil.rmtree, folder)
+    folder.chmod(0o755)
+    return folder
+
+
 @functools.cache
 def program_for_all() -> str:
     """Return a program that every user can run, wherever the checkout lies.
@@ -38,8 +46,7 @@ def program_for_all() -> str:
     A checkout in a folder of root's own cannot even be entered by others; what
     the program consists of is copied out of it, until the tests end.
     """
-    folder = Path(tempfile.mkdtemp(prefix="istio-init-"))
-    atexit.register(shutil.rmtree, folder)
+    folder = public_folder()
     for name in ("istio_init", "iptc", "click", "pyroute2"):
         spec = importlib.util.find_spec(name)
         assert spec is not None
@@ -55,7 +62,6 @@ def program_for_all() -> str:
         encoding="utf-8",
     )
     program.chmod(0o755)
-    folder.chmod(0o755)
     return str(program)
 
 

@@ -20,7 +20,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from istio_init.model import TABLES
 from tests.namespace import TOOLS, Namespace
@@ -228,6 +228,13 @@ def layout_1_30(
     return Setup((*argv, *flags), transparent=15006 if mode == "TPROXY" else 0)
 
 
+class Server(Protocol):
+    """Who serves in one of the places, and needs a moment to come up."""
+
+    def wait_until_ready(self) -> None:
+        """Return once it can be reached."""
+
+
 class Standin:
     """A running stand-in; gone with its ``close``."""
 
@@ -295,10 +302,10 @@ class Pod:
             for place in ("pod", "client", "outside", "vm"):
                 self._places[place] = self._stack.enter_context(Namespace())
             self._connect()
-            servers = [self._start_app(), self._start_proxy(), self._start_outside()]
+            servers = self._servers()
             # The rules are put in place while the servers come up.
             if self.setup:
-                self.namespace.init(*self.setup.argv, env=dict(self.setup.env))
+                self._lead(self.setup)
             for server in servers:
                 server.wait_until_ready()
             self._wait_for_links()
@@ -381,6 +388,14 @@ class Pod:
         self._stack.callback(started.close)
         self._actors[actor] = started
         return started
+
+    def _servers(self) -> Sequence[Server]:
+        """Start everybody who serves."""
+        return [self._start_app(), self._start_proxy(), self._start_outside()]
+
+    def _lead(self, setup: Setup) -> None:
+        """Put the rules in place."""
+        self.namespace.init(*setup.argv, env=dict(setup.env))
 
     def _start_app(self) -> Standin:
         return self._start(APP, _everywhere(APP_PORTS))

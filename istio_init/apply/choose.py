@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from istio_init.apply import nfnetlink
 from istio_init.errors import UnsupportedError
-from istio_init.host import legacy_tables
+from istio_init.host import legacy_tables, may_open_legacy_tables
 from istio_init.model import BUILTIN_CHAINS, FAMILIES
 from istio_init.planner.shared import NATIVE_TABLES, OWN_CHAINS
 from istio_init.typed import TYPE_CHECKING, Record
@@ -31,13 +31,15 @@ _NATIVE_TABLES = frozenset(("inet", name) for name in NATIVE_TABLES.values())
 class Evidence(Record):
     """What was found in the kernel: which backends it has, and whose rules are in each.
 
-    Of those that are ``unseen`` nobody may know without creating what is not there.
+    Of those that are ``unseen`` nobody may know without creating what is not there;
+    those that are ``denied`` this process may not use.
     """
 
     available: frozenset[Kind]
     ours: frozenset[Kind]
     others: frozenset[Kind]
     unseen: frozenset[Kind] = frozenset()
+    denied: frozenset[Kind] = frozenset()
 
 
 def choose(evidence: Evidence) -> Kind:
@@ -49,7 +51,9 @@ def choose(evidence: Evidence) -> Kind:
     Raises:
         UnsupportedError: the kernel has none.
     """
-    for found in (evidence.ours, evidence.others, evidence.available):
+    allowed = evidence.available - evidence.denied
+    # What is denied, where there is nothing else, says best itself what it lacks.
+    for found in (evidence.ours, evidence.others, allowed, evidence.available):
         for kind in KINDS:
             if kind in found & evidence.available:
                 return kind
@@ -98,7 +102,9 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
         # Names of tables, not of chains: one that was left empty is to go too.
         if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
             ours.add("nftables")
-    return Evidence(frozenset(available), frozenset(ours), frozenset(others), frozenset(unseen))
+    # What may stand in tables that nobody may see has to be known first.
+    denied: set[Kind] = set() if unseen or may_open_legacy_tables() else {"legacy"}
+    return Evidence(*map(frozenset, (available, ours, others, unseen, denied)))
 
 
 def _has_rules() -> bool:

@@ -87,7 +87,8 @@ class Legacy:
             "may not read or change iptables",
             where=f"backend legacy, {family}, {table}",
             why="the kernel says: operation not permitted",
-            remedy="run as root with the capabilities NET_ADMIN and NET_RAW",
+            remedy="run as root with the capabilities NET_ADMIN and NET_RAW, or where no legacy "
+            "table is in use with --backend nft, which takes NET_ADMIN alone",
         ).at(Location(self.name, family, table))
 
     def _read_table(self, family: Family, name: str) -> Table:

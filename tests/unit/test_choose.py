@@ -58,6 +58,14 @@ def test_a_kernel_without_any_is_told_what_it_lacks() -> None:
             choose(Evidence(NONE, ours, others))
 
 
+def test_what_is_denied_is_the_last_choice_of_what_nobody_uses() -> None:
+    assert choose(Evidence(ALL, NONE, NONE, denied=LEGACY)) == "nft"
+    assert choose(Evidence(LEGACY, NONE, NONE, denied=LEGACY)) == "legacy"
+    # Their rules, or ours, are there: it has to be told that it may not.
+    assert choose(Evidence(ALL, NONE, LEGACY, denied=LEGACY)) == "legacy"
+    assert choose(Evidence(ALL, LEGACY, NONE, denied=LEGACY)) == "legacy"
+
+
 def subsets() -> Iterator[frozenset[Kind]]:
     for chosen in product((False, True), repeat=len(KINDS)):
         yield frozenset(kind for kind, taken in zip(KINDS, chosen, strict=True) if taken)
