@@ -10,7 +10,7 @@ from istio_init import explain, host, netns, planner
 from istio_init.cli import packet, terminal
 from istio_init.cli.options import ANNOTATIONS
 from istio_init.cli.packet import USUAL_INTERFACE
-from istio_init.cli.resolve import Resolved, resolve
+from istio_init.cli.resolve import Resolved, asks_for_rules, resolve
 from istio_init.config import LAYOUT_1_30
 from istio_init.errors import ConfigError, IstioInitError, Problem
 from istio_init.explain import Routes, Rules
@@ -65,7 +65,10 @@ def run(
         log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
         for warning in resolved.warnings:
             log.warn(warning)
-        found = _live(resolved, asked) if live else _planned(resolved, asked, log)
+        if live:
+            found = _live(resolved, asked, said=asks_for_rules(flags, os.environ))
+        else:
+            found = _planned(resolved, asked, log)
         _write(found, as_json=form == "json")
     except IstioInitError as error:
         log.error(str(error))
@@ -121,7 +124,8 @@ def _away(sent: Packet) -> str | None:
     return sent.oif if sent.oif not in ("", LO) else USUAL_INTERFACE
 
 
-def _live(resolved: Resolved, asked: Asked) -> _Found:
+def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
+    """Return the live rules with the reasons of the flags, ``said`` or recognised in them."""
     from istio_init import ownership
     from istio_init.apply import live, routes, rtnetlink
 
@@ -147,11 +151,24 @@ def _live(resolved: Resolved, asked: Asked) -> _Found:
             else:
                 local, away = way.local, interface
     # What stands there and would be planned too is there for the reason it would be planned.
-    plan = _plan(resolved)
+    plan = _plan(resolved if said else _recognised(resolved))
     rules = tuple(explain.explained(one, plan) for one in found.rules)
     if not rules:
         notes += ("there are no rules in this namespace",)
     return _Found(rules, sent, Routes(marked, away, local=local), "", notes)
+
+
+def _recognised(resolved: Resolved) -> Resolved:
+    """Return what the live rules look as if it had been asked for."""
+    from istio_init.apply import observe
+
+    try:
+        state = observe.look(resolved.run)
+        config = observe.recognise(state) if state.installed else None
+    except IstioInitError:
+        # What cannot be looked at was noted where the rules were read.
+        config = None
+    return resolved.replace(config=config) if config else resolved
 
 
 def _write(found: _Found, *, as_json: bool) -> None:

@@ -61,12 +61,13 @@ def test_live_rules_of_every_backend(pod: Namespace, backend: Backend) -> None:
     assert {step["backend"] for step in verdict(pod, *IN)["steps"]} == {backend}
 
 
+@pytest.mark.parametrize("flags", [SIDECAR, ()], ids=["said", "recognised"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_reasons_of_live_rules_come_with_the_flags_that_built_them(
-    pod: Namespace, backend: Backend
+def test_reasons_of_live_rules_are_the_flags_that_built_them(
+    pod: Namespace, backend: Backend, flags: tuple[str, ...]
 ) -> None:
     init(pod, *SIDECAR, "--backend", backend)
-    said = verdict(pod, *OUT, "10.9.0.1:80", *SIDECAR)["verdict"]["text"]
+    said = verdict(pod, *OUT, "10.9.0.1:80", *flags)["verdict"]["text"]
 
     assert said.endswith(
         ", because of -x 10.9.0.0/16 "
