@@ -532,6 +532,11 @@ def _warnings(config: Config, dns: _Dns) -> tuple[str, ...]:
             "in TPROXY mode a proxy that runs as a user of -u catches its own upstream "
             "connections; run it as uid 0 with a group of -g"
         )
+        if config.virtual_interfaces and config.captures_inbound:
+            found.append(
+                "-k in TPROXY mode: what a virtual machine sends to a port of -b reaches the "
+                "inbound listener after its port was changed; the original destination is lost"
+            )
     if config.owner_groups == ():
         found.append(
             "ISTIO_OUTBOUND_OWNER_GROUPS is empty: no outbound traffic of any group is captured"

@@ -642,6 +642,15 @@ def test_what_is_seldom_meant_is_warned_of(config: Config, facts: Facts, text: s
     assert planned(config, facts).warnings == (text,)
 
 
+def test_virtual_machines_in_tproxy_mode_are_warned_of() -> None:
+    config = NEW.replace(mode=TPROXY, virtual_interfaces=("eth1",))
+    (usual,) = planned(config).warnings
+    first, second = planned(config.replace(inbound_all=True)).warnings
+
+    assert first == usual
+    assert second.startswith("-k in TPROXY mode: ")
+
+
 def test_usual_wishes_are_not_warned_of() -> None:
     usual = {
         "inbound_all": True,
