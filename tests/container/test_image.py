@@ -90,7 +90,7 @@ def test_labels(image: Image) -> None:
     for name in ("title", "description", "licenses", "revision"):
         assert labels[f"org.opencontainers.image.{name}"]
     assert labels["org.opencontainers.image.version"] == __version__
-    assert image.config["config"]["Entrypoint"] == ["istio-init"]
+    assert image.config["config"]["Entrypoint"] == ["/usr/bin/istio-init"]
     # Istio's template names the user itself; that of 1.0.2 relies on root.
     assert "User" not in image.config["config"]
 
