@@ -23,6 +23,7 @@ _ROWS = (
         for backend in ("legacy", "nft", "nftables")
     ),
     "script, 1000 ranges",
+    *(f"container, {what}" for what in ("bare", "legacy", "nft", "nftables")),
     *(f"{backend}, 5000 ranges" for backend in ("legacy", "nft", "nftables")),
 )
 

@@ -154,12 +154,12 @@ class Runtime:
         namespaces = {"network": pod.path}
         if isinstance(pod, Sandbox):
             namespaces["user"] = f"/proc/{pod.process}/ns/user"
-        entry = self.image.config["config"]["Entrypoint"] if program is None else program
-        name = f"container-{next(_numbers)}"
-        bundle = self._bundle(name, [*entry, *args], context, namespaces)
+        name, command = self.prepared(
+            *args, namespaces=namespaces, context=context, program=program
+        )
         try:
             return subprocess.run(
-                self._runc("run", "--bundle", str(bundle), name),
+                command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -169,6 +169,19 @@ class Runtime:
         finally:
             # There is nothing left, unless it took too long.
             self._remove(name)
+
+    def prepared(
+        self,
+        *args: str,
+        namespaces: Mapping[str, str | None],
+        context: Context = ROOT,
+        program: Sequence[str] | None = None,
+    ) -> tuple[str, list[str]]:
+        """Return the name of a container, and the command that runs it to its end."""
+        entry = self.image.config["config"]["Entrypoint"] if program is None else program
+        name = f"container-{next(_numbers)}"
+        bundle = self._bundle(name, [*entry, *args], context, namespaces)
+        return name, self._runc("run", "--bundle", str(bundle), name)
 
     @contextmanager
     def running(
