@@ -311,13 +311,7 @@ def _library(missing: Verdict) -> Check:
     except ImportError as error:
         remedy = "install python-iptables and iptables, or use --backend nft or nftables"
         return Check(name, missing, f"python-iptables does not work: {error}", remedy)
-    from importlib import metadata
-
-    try:
-        version = metadata.version("python-iptables")
-    except metadata.PackageNotFoundError:
-        version = "of an unknown version"
-    return Check(name, "ok", f"python-iptables {version}")
+    return Check(name, "ok", f"python-iptables {libiptc.version()}")
 
 
 def _iptables_nft(missing: Verdict) -> Check:
