@@ -153,6 +153,7 @@ def checks(plan: Plan, run: Run) -> Iterator[Check]:
     yield from _tools(backend)
     kernel = Kernel()
     yield from _features(plan, backend, kernel)
+    yield from _elsewhere(plan, backend, kernel)
     yield from _ipv6(plan)
     yield from _routing(plan, kernel)
 
@@ -310,13 +311,7 @@ def _library(missing: Verdict) -> Check:
     except ImportError as error:
         remedy = "install python-iptables and iptables, or use --backend nft or nftables"
         return Check(name, missing, f"python-iptables does not work: {error}", remedy)
-    from importlib import metadata
-
-    try:
-        version = metadata.version("python-iptables")
-    except metadata.PackageNotFoundError:
-        version = "of an unknown version"
-    return Check(name, "ok", f"python-iptables {version}")
+    return Check(name, "ok", f"python-iptables {libiptc.version()}")
 
 
 def _iptables_nft(missing: Verdict) -> Check:
@@ -358,7 +353,12 @@ def _features(plan: Plan, backend: str, kernel: Kernel) -> Iterator[Check]:
     """Yield the tables, matches and targets of the plan, each with its module."""
     if not backend:
         return
-    wanted = dict(_needed(plan, backend))
+    try:
+        wanted = dict(_needed(plan, backend))
+    except UnsupportedError as error:
+        others = " or ".join(one for one in choose.KINDS if one != backend)
+        yield Check("plan", "problem", _what(error), error.remedy or f"use --backend {others}")
+        return
     if backend == "nftables" and kernel.version < _OLDEST_FOR_NFTABLES:
         text = f"Linux {'.'.join(map(str, kernel.version))} is too old for {backend}"
         yield Check("kernel", "problem", text, "use --backend nft or legacy, or Linux 5.10")
@@ -383,6 +383,25 @@ def _features(plan: Plan, backend: str, kernel: Kernel) -> Iterator[Check]:
     if unknown:
         text = f"nothing here tells whether it has {', '.join(unknown)}"
         yield Check("kernel", "note", text)
+
+
+def _elsewhere(plan: Plan, backend: str, kernel: Kernel) -> Iterator[Check]:
+    """Yield why a backend that is not going to be used could not be."""
+    for kind in choose.KINDS:
+        if kind == backend:
+            continue
+        try:
+            wanted = dict(_needed(plan, kind))
+        except UnsupportedError as error:
+            yield Check("plan", "note", f"{kind} could not do it: {_what(error)}")
+            continue
+        lacking = [
+            f"{what} ({module})"
+            for what, module in wanted.items()
+            if kernel.has(module) == "missing"
+        ]
+        if lacking:
+            yield Check("kernel", "note", f"{kind} could not do it: lacks {', '.join(lacking)}")
 
 
 def _needed(plan: Plan, backend: str) -> Iterator[tuple[str, str]]:

@@ -67,6 +67,13 @@ def load(family: Family = IPV4) -> Any:
     return sys.modules[name]
 
 
+def version() -> str:
+    """Return the version of the package, which is loaded."""
+    from iptc.version import __version__
+
+    return str(__version__)
+
+
 def _stand_in() -> list[str]:
     """Put something small in the place of each slow module; return the names of those.
 

@@ -207,10 +207,28 @@ def test_what_the_kernel_lacks_is_named_with_its_module(
     with Namespace() as pod:
         found = changed(pod, hide, *EVERYTHING, "--backend", backend)
 
+        elsewhere = changed(pod, hide, *EVERYTHING, "--backend", "nftables")
+
     if lacking:
         assert problems(found) == [("kernel", f"lacks {lacking}")]
+        if backend != "nftables":
+            note = f"{backend} could not do it: lacks {lacking}"
+            assert problems(elsewhere) == []
+            assert ("kernel", note) in notes(elsewhere)
     else:
         assert problems(found) == [("policy routing", "this kernel has no ipv4 rules by mark")]
+
+
+def test_what_a_backend_cannot_express_is_a_problem_there_alone() -> None:
+    odd = (*NEW, "-c", "a\\+")
+    with Namespace() as pod:
+        native = doctor(pod, *odd, "--backend", "nftables", code=1)
+        other = doctor(pod, *odd, "--backend", "nft")
+
+    said = "nft cannot express the interface 'a\\\\+'"
+    assert problems(native) == [("plan", said)]
+    assert problems(other) == []
+    assert ("plan", f"nftables could not do it: {said}") in notes(other)
 
 
 def test_what_nothing_tells_is_said_to_be_unknown() -> None:
