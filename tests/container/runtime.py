@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import platform
 import subprocess
 import tarfile
@@ -179,7 +180,7 @@ class Runtime:
     ) -> tuple[str, list[str]]:
         """Return the name of a container, and the command that runs it to its end."""
         entry = self.image.config["config"]["Entrypoint"] if program is None else program
-        name = f"container-{next(_numbers)}"
+        name = _name()
         bundle = self._bundle(name, [*entry, *args], context, namespaces)
         return name, self._runc("run", "--bundle", str(bundle), name)
 
@@ -192,7 +193,7 @@ class Runtime:
         Without a pod its network and its users are its own.
         """
         namespaces = {"network": pod.path} if pod else {"network": None, "user": None}
-        name = f"container-{next(_numbers)}"
+        name = _name()
         bundle = self._bundle(name, program, context, namespaces)
         try:
             subprocess.run(
@@ -258,6 +259,11 @@ class Runtime:
             linux["uidMappings"] = linux["gidMappings"] = MAPPING
         file.write_text(json.dumps(spec), encoding="utf-8")
         return bundle
+
+
+def _name() -> str:
+    """Return a name that no other test's container has: its cgroup is called after it."""
+    return f"istio-init-{os.getpid()}-{next(_numbers)}"
 
 
 def _entered(namespaces: Mapping[str, str | None]) -> Iterator[dict[str, str]]:

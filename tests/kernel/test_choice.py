@@ -12,7 +12,7 @@ from istio_init import host
 from istio_init.apply import choose, nfnetlink
 from istio_init.model import FAMILIES
 from tests.inside import Done, init, inside, run_program
-from tests.namespace import BACKENDS, PROGRAM, Namespace
+from tests.namespace import BACKENDS, Namespace, program_for_all
 from tests.snapshot import snapshot
 
 if TYPE_CHECKING:
@@ -190,10 +190,10 @@ def test_a_namespace_that_hides_its_legacy_tables() -> None:
         [
             "ip link set lo up",
             "! cat /proc/net/ip_tables_names",
-            f"{PROGRAM} {' '.join(CALL[:1])} -i 10.0.0.0/8 -u 0",
-            f"{PROGRAM} {' '.join(CALL[:1])} -i 10.0.0.0/8 -u 0",
+            f"{program_for_all()} {' '.join(CALL[:1])} -i 10.0.0.0/8 -u 0",
+            f"{program_for_all()} {' '.join(CALL[:1])} -i 10.0.0.0/8 -u 0",
             "iptables-legacy -t nat -S ISTIO_OUTPUT >&2",
-            f"{PROGRAM} clean",
+            f"{program_for_all()} clean",
             "! iptables-legacy -t nat -S ISTIO_OUTPUT",
         ]
     )
