@@ -115,6 +115,12 @@ class Group(Record):
         return self.conditions, self.target
 
 
+Groups = tuple[Group | ForeignRule, ...]
+
+# Tables in canonical form with their groups: what is made canonical is written next.
+_recent: list[tuple[Table, dict[str, Groups]]] = []
+_MOST_REMEMBERED = 8
+
 # The order of conditions in the canonical form: that in which iptables prints
 # them, extensions in an order of ours.
 _RANKS: dict[object, int] = {
@@ -188,22 +194,36 @@ def canonical(ruleset: Ruleset) -> Ruleset:
 
 def canonical_table(table: Table) -> Table:
     """Return one table in canonical form."""
+    before: dict[str, Groups] = {}
     while True:
-        again = table.replace(
-            chains=tuple(
-                chain.replace(rules=tuple(_regrouped(chain, table))) for chain in table.chains
-            )
-        )
-        if again == table:
-            return again
+        groups = {chain.name: compact(chain.rules, table) for chain in table.chains}
+        if groups == before:
+            _remember(table, groups)
+            return table
         # Values that were joined may let a rule move where it could not before.
         # Each round has fewer rules, or the same ones further up.
-        table = again
+        table = table.replace(
+            chains=tuple(
+                chain.replace(
+                    rules=tuple(rule for one in groups[chain.name] for rule in expand(one))
+                )
+                for chain in table.chains
+            )
+        )
+        before = groups
 
 
-def _regrouped(chain: Chain, table: Table) -> Iterator[Rule | ForeignRule]:
-    for group in compact(chain.rules, table):
-        yield from expand(group)
+def _remember(table: Table, groups: dict[str, Groups]) -> None:
+    _recent.append((table, groups))
+    del _recent[:-_MOST_REMEMBERED]
+
+
+def groups_of(chain: Chain, table: Table) -> Groups:
+    """Return what ``compact`` makes of a chain; for a table just made canonical it is known."""
+    for known, groups in _recent:
+        if known is table:
+            return groups[chain.name]
+    return compact(chain.rules, table)
 
 
 def expand(group: Group | ForeignRule) -> Iterator[Rule | ForeignRule]:
@@ -246,7 +266,7 @@ def _matches(one: OneOf) -> Iterator[Match]:
             assert_never(field)
 
 
-def compact(rules: tuple[Rule | ForeignRule, ...], table: Table) -> tuple[Group | ForeignRule, ...]:
+def compact(rules: tuple[Rule | ForeignRule, ...], table: Table) -> Groups:
     """Return the rules of a chain of ``table`` as the fewest groups in this order.
 
     Rules with two values each, a destination and a port say, are grouped by the

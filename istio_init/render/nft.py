@@ -32,7 +32,7 @@ from istio_init.compact import (
     OwnerField,
     PortField,
     canonical,
-    compact,
+    groups_of,
     networks,
 )
 from istio_init.errors import UnsupportedError
@@ -201,7 +201,7 @@ def _groups(
     found = {}
     for family, one in tables.items():
         rules = one.chain(chain)
-        found[family] = compact(rules.rules, one) if rules else ()
+        found[family] = groups_of(rules, one) if rules else ()
     return found
 
 
