@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import glob
 import importlib.util
 import itertools
 import os
@@ -81,7 +82,9 @@ class Namespace:
 
     def __exit__(self, *_: object) -> None:
         subprocess.run(["ip", "netns", "delete", self.name], check=True)
-        Path(self.lock_file).unlink(missing_ok=True)
+        # And those that a test put beside it.
+        for lock in glob.glob(f"{self.lock_file}*"):
+            os.unlink(lock)
 
     def command(self, argv: Sequence[str], *, uid: int = 0, gid: int | None = None) -> list[str]:
         """Return the command that runs ``argv`` in here, as another user where asked."""
