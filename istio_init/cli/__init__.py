@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone; nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # A full disk behind the output, say.
+        sys.stderr.write(f"istio-init: {error.strerror or error}\n")
+        return 1
 
 
 def program() -> NoReturn:
@@ -48,6 +52,10 @@ def program() -> NoReturn:
     Taking the interpreter apart first would cost 3 ms.
     """
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    for name in ("stdout", "stderr"):
+        # Missing where the process was started without it.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         code = main()
     except SystemExit as end:
@@ -57,9 +65,7 @@ def program() -> NoReturn:
         code = 1
     for stream in (sys.stdout, sys.stderr):
         try:
-            # Either is missing where the process was started without it.
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except (OSError, ValueError):
             code = code or 1
     os._exit(code)

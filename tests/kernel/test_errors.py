@@ -73,6 +73,25 @@ def test_a_dry_run_touches_nothing() -> None:
     assert tables == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("--dry-run >/dev/full", 1, "istio-init: No space left on device\n"),
+        ("--help >/dev/full", 1, "istio-init: No space left on device\n"),
+        ("--dry-run >&-", 0, ""),
+        ("-p x 2>&-", 2, ""),
+        ("-b 80 >&- 2>&-", 0, ""),
+    ],
+)
+def test_output_that_nobody_takes_is_no_reason_for_a_traceback(
+    command: str, code: int, said: str
+) -> None:
+    with Namespace() as pod:
+        done = pod.run("sh", "-c", f"{PROGRAM} {command}", check=False)
+
+    assert (done.returncode, done.stderr) == (code, said)
+
+
 def test_a_dry_run_of_clean_touches_nothing() -> None:
     with Namespace() as pod:
         never = pod.init("clean", "--dry-run")
