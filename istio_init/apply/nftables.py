@@ -6,8 +6,8 @@ follows nft 1.0.2, and pyroute2 cannot list rules as what they say.
 
 Nobody else has business in these tables, so each is replaced as a whole, all of
 them and both families in one kernel transaction. That needs nothing of what
-stood there before: a table that vanished or appeared meanwhile makes no
-difference.
+stood there before: a table that vanished meanwhile makes no difference, and
+where one appeared that was not there, nothing is written and the run starts over.
 """
 
 from __future__ import annotations

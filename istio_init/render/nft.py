@@ -132,8 +132,10 @@ def script(name: str, rulesets: tuple[Ruleset, ...], *, absent: bool = False) ->
         ruleset.family: table for ruleset in rulesets if (table := ruleset.table(name)) is not None
     }
     body = tuple(_body(name, tables))
+    if not body:
+        return "".join(f"{line}\n" for line in emptied(name))
     before = (f"create table inet {NATIVE_TABLES[name]}",) if absent else emptied(name)
-    return "".join(f"{line}\n" for line in (*before, *(_block(name, body) if body else ())))
+    return "".join(f"{line}\n" for line in (*before, *_block(name, body)))
 
 
 def emptied(name: str) -> tuple[str, str]:

@@ -271,8 +271,9 @@ def test_sixty_four_groups_are_one_set() -> None:
     assert text.count("\t\t\t1") == 64
 
 
-def test_tables_without_rules_are_deleted() -> None:
-    assert script("raw", ()) == (
+@pytest.mark.parametrize("absent", [False, True])
+def test_tables_without_rules_are_deleted_and_never_created(*, absent: bool) -> None:
+    assert script("raw", (), absent=absent) == (
         "add table inet istio-proxy-raw\ndelete table inet istio-proxy-raw\n"
     )
 
