@@ -113,3 +113,8 @@ class Run(Record):
     probe_timeout: float = 5.0
     log_level: Level = "info"
     log_json: bool = False
+
+    @property
+    def prints_plan(self) -> bool:
+        """Whether the plan is printed in place of a result; a dry run of clean has none."""
+        return self.dry_run and self.command == "apply"

@@ -12,6 +12,9 @@ from istio_init.typed import TYPE_CHECKING, Record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from istio_init.apply.base import Applier
+    from istio_init.apply.choose import Kind
+    from istio_init.config import Backend
     from istio_init.model import Family, Ruleset
 
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
@@ -32,13 +35,14 @@ def read(family: Family) -> Live:
     Raises:
         ApplyError: the kernel does not let this process look.
     """
-    evidence = choose.look()
+    made: dict[Backend | Kind, Applier] = {}
+    evidence = choose.look(made)
     found: list[Rules] = []
     notes: list[str] = []
     for kind in choose.KINDS:
         if kind in evidence.ours | evidence.others:
             try:
-                ruleset = choose.applier(kind).read(family, frozenset())
+                ruleset = choose.applier(kind, made).read(family, frozenset())
             except UnsupportedError as error:
                 notes.append(f"not looked at: {error}")
                 continue

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 ROUTE = 0
 NETFILTER = 12
 
-REQUEST = 0x1
+_REQUEST = 0x1
 _ACK = 0x4
 _DUMP = 0x300
 _DUMP_INTERRUPTED = 0x10
 _ERROR = 2
 _DONE = 3
 
-HEADER = Struct("=IHHII")
-ATTRIBUTE = Struct("=HH")
+_HEADER = Struct("=IHHII")
+_ATTRIBUTE = Struct("=HH")
 _TYPE_MASK = 0x3FFF
 _NUMBER = Struct("=i")
 # The kernel fills no more than this with one answer of a dump.
@@ -38,15 +38,15 @@ _TRIES = 100
 
 def attribute(kind: int, value: bytes) -> bytes:
     """Return an attribute with its padding."""
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield kind and value of each attribute, without the flags in the kind."""
     position = 0
     while position < len(data):
-        length, kind = ATTRIBUTE.unpack_from(data, position)
-        yield kind & _TYPE_MASK, data[position + ATTRIBUTE.size : position + length]
+        length, kind = _ATTRIBUTE.unpack_from(data, position)
+        yield kind & _TYPE_MASK, data[position + _ATTRIBUTE.size : position + length]
         position += (length + 3) & ~3
 
 
@@ -62,7 +62,7 @@ def dump(protocol: int, kind: int, payload: bytes) -> list[bytes]:
     for _ in range(_TRIES):
         found: list[bytes] = []
         whole = True
-        for flags, body in _answers(protocol, kind, REQUEST | _DUMP, payload):
+        for flags, body in _answers(protocol, kind, _REQUEST | _DUMP, payload):
             whole = whole and not flags & _DUMP_INTERRUPTED
             found.append(body)
         if whole:
@@ -76,7 +76,7 @@ def ask(protocol: int, kind: int, payload: bytes) -> bytes:
     Raises:
         OSError: the kernel refused.
     """
-    return next(body for _, body in _answers(protocol, kind, REQUEST, payload))
+    return next(body for _, body in _answers(protocol, kind, _REQUEST, payload))
 
 
 def change(protocol: int, kind: int, flags: int, payload: bytes) -> None:
@@ -85,7 +85,7 @@ def change(protocol: int, kind: int, flags: int, payload: bytes) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    for _ in _answers(protocol, kind, REQUEST | _ACK | flags, payload):
+    for _ in _answers(protocol, kind, _REQUEST | _ACK | flags, payload):
         pass
 
 
@@ -93,13 +93,13 @@ def _answers(protocol: int, kind: int, flags: int, payload: bytes) -> Iterator[t
     """Yield flags and body of each answer, up to the end or the acknowledgement."""
     handle = socket(AF_NETLINK, SOCK_RAW, protocol)
     try:
-        handle.send(HEADER.pack(HEADER.size + len(payload), kind, flags, 0, 0) + payload)
+        handle.send(_HEADER.pack(_HEADER.size + len(payload), kind, flags, 0, 0) + payload)
         while True:
             data = handle.recv(_ROOM)
             position = 0
             while position < len(data):
-                length, answer, answer_flags, *_ = HEADER.unpack_from(data, position)
-                body = data[position + HEADER.size : position + length]
+                length, answer, answer_flags, *_ = _HEADER.unpack_from(data, position)
+                body = data[position + _HEADER.size : position + length]
                 position += (length + 3) & ~3
                 if answer == _DONE:
                     if answer_flags & _DUMP_INTERRUPTED:

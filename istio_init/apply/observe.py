@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from istio_init.apply.base import Applier
     from istio_init.apply.choose import Evidence, Kind
     from istio_init.apply.routes import Item
-    from istio_init.config import Config, Run
+    from istio_init.config import Backend, Config, Run
     from istio_init.model import Family, Plan
 
 
@@ -71,7 +71,8 @@ def look(run: Run) -> State:
         ApplyError: the kernel does not let this process look.
         UnsupportedError: the program that shows the rules is missing.
     """
-    evidence = choose.look()
+    made: dict[Backend | Kind, Applier] = {}
+    evidence = choose.look(made)
     kind = _backend(evidence, run)
     if kind is None:
         return State(None, (), frozenset(), evidence.unseen)
@@ -82,7 +83,8 @@ def look(run: Run) -> State:
             why="this user namespace may not know which exist",
             remedy="look from the node, with --network-namespace",
         )
-    live = tuple(_read(choose.applier(kind), family) for family in FAMILIES)
+    applier = choose.applier(kind, made)
+    live = tuple(_read(applier, family) for family in FAMILIES)
     return State(kind, live, evidence.ours - {kind}, evidence.unseen)
 
 

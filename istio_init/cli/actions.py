@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from istio_init.cli.resolve import resolve
+from istio_init.cli.resolve import enter_namespace, resolve
 from istio_init.config import LAYOUT_1_30, TPROXY
 from istio_init.errors import IstioInitError
 from istio_init.log import Log
@@ -49,7 +49,7 @@ def run(command: str, flags: dict[str, str]) -> int:
             progress.log.warn(warning)
         _act(resolved, progress)
         # A dry run has printed the plan in its place.
-        told = resolved.run.format == "json" and not _prints_plan(resolved)
+        told = resolved.run.format == "json" and not resolved.run.prints_plan
     except IstioInitError as error:
         progress.log.error(str(error))
         failure = error
@@ -60,23 +60,19 @@ def run(command: str, flags: dict[str, str]) -> int:
     return failure.exit_code if failure else 0
 
 
-def _prints_plan(resolved: Resolved) -> bool:
-    return resolved.run.dry_run and resolved.run.command == "apply"
-
-
 def _act(resolved: Resolved, progress: Progress) -> None:
     run, log = resolved.run, progress.log
     if run.command == "clean":
         _clean(resolved, progress)
-    elif run.dry_run:
+    elif run.prints_plan:
         if resolved.config.layout == LAYOUT_1_30 and resolved.config.ipv6 is None:
             # The addresses that decide are those of the namespace named.
-            _enter(resolved)
+            enter_namespace(resolved.run)
         plan = _plan(resolved, log)
         sys.stdout.write(_rendered(plan, run.format))
         sys.stdout.flush()
     else:
-        _enter(resolved)
+        enter_namespace(resolved.run)
         if run.skip_rule_apply:
             log.info("--skip-rule-apply: nothing was written")
         else:
@@ -177,7 +173,7 @@ def _clean(resolved: Resolved, progress: Progress) -> None:
     from istio_init import planner
     from istio_init.config import Facts
 
-    _enter(resolved)
+    enter_namespace(resolved.run)
     # Every rule that these flags could have built, in either family, helps to
     # tell ours from those of others.
     config = resolved.config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
@@ -193,10 +189,3 @@ def _clean(resolved: Resolved, progress: Progress) -> None:
     tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
     done = "would remove" if resolved.run.dry_run else "removed"
     log.info(f"clean: {done} ours from {tables or 'no table'}, {len(outcome.steps)} route steps")
-
-
-def _enter(resolved: Resolved) -> None:
-    if resolved.run.network_namespace:
-        from istio_init import netns
-
-        netns.enter(resolved.run.network_namespace)

@@ -27,7 +27,7 @@ from __future__ import annotations
 import os
 import sys
 
-from istio_init.cli.resolve import asks_for_rules, resolve
+from istio_init.cli.resolve import asks_for_rules, enter_namespace, resolve
 from istio_init.cli.startup import APPLY, ISTIO_IPTABLES
 from istio_init.cli.terminal import Page
 from istio_init.config import LAYOUT_1_30
@@ -75,10 +75,7 @@ def audit_one(call: str, flags: dict[str, str], *, form: str) -> int:
         ApplyError, UnsupportedError: the rules cannot be read.
     """
     run = settings(flags)
-    if run.network_namespace:
-        from istio_init import netns
-
-        netns.enter(run.network_namespace)
+    enter_namespace(run)
     found = audit_here(call, flags, run)
     if form == "json":
         import json

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from istio_init.cli.resolve import asks_for_rules, resolve
+from istio_init.cli.resolve import asks_for_rules, enter_namespace, resolve
 from istio_init.cli.startup import APPLY, ISTIO_IPTABLES
 from istio_init.cli.terminal import Page
 from istio_init.host import Names
@@ -39,10 +39,7 @@ def examine(call: str, flags: dict[str, str], *, form: str) -> int:
     log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
     for warning in resolved.warnings:
         log.warn(warning)
-    if resolved.run.network_namespace:
-        from istio_init import netns
-
-        netns.enter(resolved.run.network_namespace)
+    enter_namespace(resolved.run)
     from istio_init import host, planner
     from istio_init.apply import doctor
 

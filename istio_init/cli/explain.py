@@ -6,11 +6,11 @@ import os
 import sys
 from _socket import if_indextoname
 
-from istio_init import explain, host, netns, planner
+from istio_init import explain, host, planner
 from istio_init.cli import packet, terminal
 from istio_init.cli.options import ANNOTATIONS
 from istio_init.cli.packet import USUAL_INTERFACE
-from istio_init.cli.resolve import Resolved, asks_for_rules, resolve
+from istio_init.cli.resolve import Resolved, asks_for_rules, enter_namespace, resolve
 from istio_init.config import LAYOUT_1_30
 from istio_init.errors import ConfigError, IstioInitError, Problem
 from istio_init.explain import Routes, Rules
@@ -89,11 +89,6 @@ def _resolved(
     return resolved
 
 
-def _enter(resolved: Resolved) -> None:
-    if resolved.run.network_namespace:
-        netns.enter(resolved.run.network_namespace)
-
-
 def _plan(resolved: Resolved) -> Plan:
     return planner.plan(resolved.config, host.gather(resolved.config))
 
@@ -102,7 +97,7 @@ def _planned(resolved: Resolved, asked: Asked, log: Log) -> _Found:
     config = resolved.config
     if config.layout == LAYOUT_1_30 and config.ipv6 is None:
         # The addresses that decide are those of the namespace named.
-        _enter(resolved)
+        enter_namespace(resolved.run)
     plan = _plan(resolved)
     for warning in plan.warnings:
         log.warn(warning)
@@ -129,7 +124,7 @@ def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
     from istio_init import ownership
     from istio_init.apply import live, routes, rtnetlink
 
-    _enter(resolved)
+    enter_namespace(resolved.run)
     sent = asked.packet
     found = live.read(sent.family)
     marks = ownership.traces(tuple(one.ruleset for one in found.rules)).marks

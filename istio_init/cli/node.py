@@ -29,6 +29,7 @@ from istio_init.cli import audits
 from istio_init.cli.terminal import Page
 from istio_init.errors import ApplyError, IstioInitError
 from istio_init.log import Log
+from istio_init.model import FAMILIES
 from istio_init.typed import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def _load_once() -> None:
 
     netns.load()
     with contextlib.suppress(ImportError):
-        libiptc.load()
+        for family in FAMILIES:
+            libiptc.load(family)
     for name in _NEEDED:
         importlib.import_module(f"istio_init.{name}")
     # What a worker never frees is never copied for it.

@@ -58,8 +58,7 @@ def finish(
         leave_reason(str(failure))
     resolved = progress.resolved
     if resolved:
-        run = resolved.run
-        wanted = run.format == "json" and not (run.dry_run and run.command == "apply")
+        wanted = resolved.run.format == "json" and not resolved.run.prints_plan
     else:
         # Bad input leaves nothing to ask but the flags as they were written.
         wanted = flags.get("format", "").strip().lower() == "json" and not _is_dry(command, flags)

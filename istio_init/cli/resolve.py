@@ -220,6 +220,18 @@ def resolve(
     return Resolved(config, run, tuple(inputs.warnings))
 
 
+def enter_namespace(run: Run) -> None:
+    """Move this process into the network namespace that a call names, if it names one.
+
+    Raises:
+        ApplyError: there is none, or it may not be entered.
+    """
+    if run.network_namespace:
+        from istio_init import netns
+
+        netns.enter(run.network_namespace)
+
+
 def asks_for_rules(flags: Mapping[str, str], environment: Mapping[str, str]) -> bool:
     """Whether a call says, by any flag or variable, which rules it wants."""
     named = ("layout", "ipv6", "dual-stack")

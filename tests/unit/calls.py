@@ -59,7 +59,7 @@ def call(
         enter(mock.patch.object(host, "Names", return_value=names))
         enter(mock.patch.object(host, "usable_addresses", return_value=facts.addresses))
         enter(mock.patch.object(host, "resolvers", return_value=facts.nameservers))
-        enter(mock.patch.object(actions, "_enter"))
+        enter(mock.patch.object(actions, "enter_namespace"))
         enter(mock.patch.object(run, "converge", no_kernel))
         enter(mock.patch.object(run, "clean", no_kernel))
         enter(mock.patch.object(observe, "look", no_kernel))
