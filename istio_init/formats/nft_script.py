@@ -194,7 +194,7 @@ def flag_of(line: str, name: str, rulesets: tuple[Ruleset, ...]) -> str:
     for chain in _chain_names(tables.values()):
         for only, group in _interleaved(_groups(chain, tables)):
             if not isinstance(group, ForeignRule) and line in _rule_lines(group, only, sets):
-                return group.flag
+                return group.reason.flag
     return ""
 
 

@@ -19,14 +19,14 @@ from itertools import product
 from istio_init.lean import TYPE_CHECKING, Record, assert_never
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import TAIL, ForeignRule, Rule
+from istio_init.rules.model import TAIL, UNKNOWN, ForeignRule, Rule
 from istio_init.rules.ranges import IdRange, Network, PortRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from istio_init.rules.model import Chain, Place, Ruleset, Table
+    from istio_init.rules.model import Chain, Place, Reason, Ruleset, Table
     from istio_init.rules.ranges import Family, Protocol
 
     Address = Literal["saddr", "daddr"]
@@ -78,15 +78,14 @@ Condition = (
 class SetRule(Record):
     """Rules with one target that differ, if at all, in the values of one condition.
 
-    Conditions are in the order in which the canonical form prints them. ``why``,
-    ``flag`` and ``place`` are those of the first rule.
+    Conditions are in the order in which the canonical form prints them. ``place``
+    and ``reason`` are those of the first rule.
     """
 
     conditions: tuple[Condition, ...]
     target: t.Target
-    why: str = ""
-    flag: str = ""
     place: Place = TAIL
+    reason: Reason = UNKNOWN
 
     @property
     def meaning(self) -> tuple[tuple[Condition, ...], t.Target]:
@@ -212,7 +211,7 @@ def expand(group: SetRule | ForeignRule) -> Iterator[Rule | ForeignRule]:
         return
     for matches in product(*(_alternatives(one) for one in group.conditions)):
         found = tuple(match for together in matches for match in together)
-        yield Rule(found, group.target, group.place, group.why, group.flag)
+        yield Rule(found, group.target, group.place, group.reason)
 
 
 def _alternatives(condition: Condition) -> Iterable[tuple[m.Match, ...]]:
@@ -423,7 +422,7 @@ def _never_returns(rules: tuple[Rule | ForeignRule, ...]) -> bool:
 
 def group_of(rule: Rule) -> SetRule:
     """Return one rule as a group of its own, its conditions in canonical order."""
-    return SetRule(_conditions(rule.matches), rule.target, rule.why, rule.flag, rule.place)
+    return SetRule(_conditions(rule.matches), rule.target, rule.place, rule.reason)
 
 
 def _conditions(matches: tuple[m.Match, ...]) -> tuple[Condition, ...]:

@@ -55,7 +55,7 @@ def on_node(folder: Path, then: str, *, pods: int = PODS) -> list[str]:
     """Run commands on a node with pods; return the parts of the output, after each ``next``."""
     started = [f"pod pod-{n} {shlex.quote(KINDS[n % len(KINDS)][0])}" for n in range(pods)]
     names = " ".join(f"pod-{n}" for n in range(pods))
-    script = NODE.format(pods="\n".join(started), names=names, then=then)
+    script = NODE.format(pods="\n".join(started), names=names, target=then)
     with Namespace() as node:
         done = node.run(
             *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
