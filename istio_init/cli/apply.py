@@ -51,7 +51,7 @@ def run(command: str, flags: dict[str, str]) -> int:
         # A dry run has printed the plan in its place.
         told = resolved.run.format == "json" and not resolved.run.prints_plan
     except IstioInitError as error:
-        progress.log.error(str(error))
+        progress.log.error(*error.lines)
         failure = error
     if failure or told:
         from istio_init.cli import result

@@ -278,7 +278,7 @@ def _guarded(flags: dict[str, str], form: str, action: Callable[[], int]) -> int
         return action()
     except IstioInitError as error:
         as_json = flags.get("log_as_json", "") == "true"
-        Log(as_json=as_json).error(str(error))
+        Log(as_json=as_json).error(*error.lines)
         if form == "json":
             result.print_error(error)
         return error.exit_code

@@ -72,7 +72,7 @@ def run(
             found = _planned(resolved, asked, log)
         _write(found, as_json=form == "json")
     except IstioInitError as error:
-        log.error(str(error))
+        log.error(*error.lines)
         return error.exit_code
     return 0
 

@@ -235,7 +235,7 @@ def plan(config: Config, facts: Facts) -> Plan:
     )
     routes = tuple(route for family in families for route in tproxy_route(config, family))
     addresses = (PASSTHROUGH[IPV6],) if IPV6 in families else ()
-    return Plan(config.layout, rulesets, routes, addresses, _warnings(config, dns))
+    return Plan(config.layout, rulesets, routes, addresses, _warnings(config, facts, dns))
 
 
 def ipv6_on(config: Config, facts: Facts) -> bool:
@@ -405,7 +405,7 @@ def _owner_groups(draft: Draft, config: Config) -> None:
     draft.append(NAT, ISTIO_OUTPUT, *others, target=t.Return(), reason=reason)
 
 
-def _warnings(config: Config, dns: _Dns) -> tuple[str, ...]:
+def _warnings(config: Config, facts: Facts, dns: _Dns) -> tuple[str, ...]:
     """Return what works as Istio does it, but probably not as its user means it."""
     texts = [*warnings(config)]
     if len(config.proxy_uids) > 1:
@@ -431,6 +431,8 @@ def _warnings(config: Config, dns: _Dns) -> tuple[str, ...]:
         texts.append(
             "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE counts only while ISTIO_OUTBOUND_OWNER_GROUPS is *"
         )
+    if config.redirect_dns:
+        texts += facts.skipped_nameservers
     if config.redirect_dns and not dns.on:
         texts.append("there is no DNS server in resolv.conf: DNS is not captured")
     if config.capture_all_dns and not config.redirect_dns:

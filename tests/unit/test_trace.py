@@ -104,13 +104,14 @@ NICS = "istio-iptables -u 1337 -i * -b * -c eth1 -k vm0 --no-ipv6"
 GROUPS = "istio-iptables -u 1337 -i * --outbound-owner-groups 2000-2001 --no-ipv6"
 SELF: dict[str, Any] = {"to": "10.1.0.1", "source": packed("10.1.0.1"), "oif": "lo"}
 PROXY: dict[str, Any] = {"uid": 1337, "gid": 1337}
+LOCAL: dict[str, Any] = {"to": "127.0.0.1", "oif": "lo"}
 
 ROWS = (
     Row("1.0 -x", OLD, packet(), packet(to="10.9.0.1"), to_proxy(15001), "-i", "-x"),
     Row("1.0 the proxy", OLD, packet(), packet(**PROXY), to_proxy(15001), "-i", "-u"),
     Row("1.0 its group", OLD, packet(), packet(gid=1337), to_proxy(15001), "-i", "-g"),
     Row("1.0 UDP", OLD, packet(), packet(protocol="udp"), to_proxy(15001), "-i"),
-    Row("1.0 itself", OLD, packet(**SELF), packet(to="127.0.0.1", oif="lo"), to_proxy(15001), LAYOUT),
+    Row("1.0 itself", OLD, packet(**SELF), packet(**LOCAL), to_proxy(15001), LAYOUT),
     Row("1.0 SSH", OLD, inbound(), inbound(dport=22), to_proxy(15001), "-b", LAYOUT),
     Row("-x", NEW, packet(), packet(to="10.9.0.1"), to_proxy(15001), "-i", "-x"),
     Row("the proxy", NEW, packet(), packet(**PROXY), to_proxy(15001), "-i", "-u"),
@@ -255,7 +256,7 @@ def said(line: str, sent: Packet) -> str:
         ),
         (
             OLD,
-            packet(to="127.0.0.1", oif="lo"),
+            packet(**LOCAL),
             (
                 "left untouched: RETURN in ISTIO_OUTPUT rule 4 (The containers of a pod call each "
                 "other over loopback; such calls do not go through the proxy.)"
