@@ -34,11 +34,12 @@ _SIOCGIFCONF = 0x8912
 _IFREQ_SIZE = 40
 
 
-class Names:
-    """Looks names up in the image's own files; one that is missing has no names.
+class HostFiles:
+    """The files of this image or node that a call's values refer to.
 
-    The files are read directly: the C library's lookups may ask LDAP or a
-    socket that does not answer in an init container.
+    Names come from passwd, group and services; a file that is missing has no
+    names. They are read directly: the C library's lookups may ask LDAP or a socket
+    that does not answer in an init container.
 
     Raises:
         ApplyError: a file cannot be read.
@@ -59,6 +60,16 @@ class Names:
     def service(self, name: str) -> int | None:
         """Return the port of a service (its TCP port where it has one), or None."""
         return self._entries("services").get(name)
+
+    def text(self, path: str) -> str:
+        """Return the text of a file.
+
+        Raises:
+            OSError: it cannot be read.
+            UnicodeDecodeError: it is not text.
+        """
+        with open(path, encoding="utf-8") as file:
+            return file.read()
 
     def _entries(self, file: str) -> dict[str, int]:
         if file not in self._files:
