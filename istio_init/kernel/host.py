@@ -12,7 +12,6 @@ from _socket import AF_INET, AF_INET6, IPPROTO_RAW, SOCK_DGRAM, SOCK_RAW, socket
 from istio_init.config.model import LAYOUT_1_30, Facts
 from istio_init.config.values import MAX_ID, MAX_PORT, address, number
 from istio_init.errors import ApplyError, printable
-from istio_init.kernel import files
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules.names import LOOPBACK_IPV6, PASSTHROUGH
 from istio_init.rules.ranges import IPV4, IPV6, Network
@@ -34,11 +33,12 @@ _SIOCGIFCONF = 0x8912
 _IFREQ_SIZE = 40
 
 
-class Names:
-    """Looks names up in the image's own files; one that is missing has no names.
+class HostFiles:
+    """The files of this image or node that a call's values refer to.
 
-    The files are read directly: the C library's lookups may ask LDAP or a
-    socket that does not answer in an init container.
+    Names come from passwd, group and services; a file that is missing has no
+    names. They are read directly: the C library's lookups may ask LDAP or a socket
+    that does not answer in an init container.
 
     Raises:
         ApplyError: a file cannot be read.
@@ -60,8 +60,21 @@ class Names:
         """Return the port of a service (its TCP port where it has one), or None."""
         return self._entries("services").get(name)
 
+    def text(self, path: str) -> str:
+        """Return the text of a file.
+
+        Raises:
+            OSError: it cannot be read, is no regular file, or is larger than 1 MiB.
+            UnicodeDecodeError: it is not text.
+        """
+        from istio_init.kernel import files
+
+        return files.read(path).decode()
+
     def _entries(self, file: str) -> dict[str, int]:
         if file not in self._files:
+            from istio_init.kernel import files
+
             parse = _services if file == "services" else _ids
             try:
                 text = files.read(f"{self._etc}/{file}", _MOST_NAMES).decode(errors="replace")
@@ -225,6 +238,8 @@ def resolvers(path: str = "/etc/resolv.conf") -> tuple[tuple[Network, ...], tupl
     Raises:
         ApplyError: the file cannot be read.
     """
+    from istio_init.kernel import files
+
     try:
         text = files.read(path).decode(errors="replace")
     except OSError as error:
