@@ -261,7 +261,8 @@ def proxy_owners(config: Config) -> tuple[m.Owner, ...]:
 
 def for_owner(reason: Reason, owner: m.Owner) -> Reason:
     """Return the reason of a rule for one of the proxy's users or groups."""
-    return reason.replace(flag="-u" if owner.kind == "uid" else "-g", value=owner.ids)
+    flag = "-u" if owner.kind == "uid" else "-g"
+    return Reason(flag, owner.ids, reason.effect, reason.text, reason.source)
 
 
 def tproxy_route(config: Config, family: Family) -> tuple[PolicyRoute, ...]:
