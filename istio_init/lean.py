@@ -67,9 +67,13 @@ else:
 
         def replace(self, **changes):
             """Return a copy with the named fields changed."""
-            return type(self)(
-                **{**dict(zip(self.__match_args__, self[1:], strict=True)), **changes}
-            )
+            cls, *values = self
+            for position, field in enumerate(cls.__match_args__):
+                if field in changes:
+                    values[position] = changes.pop(field)
+            if changes:
+                raise TypeError(f"{cls.__name__}: has no {', '.join(changes)}")
+            return tuple.__new__(cls, (cls, *values))
 
         def __repr__(self):
             named = zip(self.__match_args__, self[1:], strict=True)

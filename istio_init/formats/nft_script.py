@@ -40,7 +40,7 @@ from istio_init.rules.sets import (
     OwnerField,
     PortField,
     canonical,
-    groups_of,
+    compact,
     networks,
 )
 
@@ -181,7 +181,7 @@ def _groups(
     found = {}
     for family, one in tables.items():
         rules = one.chain(chain)
-        found[family] = groups_of(rules, one) if rules else ()
+        found[family] = compact(rules.rules, one) if rules else ()
     return found
 
 
