@@ -253,8 +253,9 @@ def _work(audit: Audit, pod: PodNamespace, write: int) -> NoReturn:
             row = _row(pod, name, audit())
         except IstioInitError as error:
             row = _failed(pod, str(error))
-        except MemoryError:
-            # To say so takes a little too.
+        except (MemoryError, SystemError):
+            # The interpreter loses a MemoryError now and then, and calls that a SystemError
+            # of its own. To say so takes a little memory too.
             _limit(resource.RLIMIT_DATA, 2 * _MEMORY)
             row = _failed(pod, f"its rules take more than {_MEMORY >> 20} MiB to read")
         except RecursionError:
