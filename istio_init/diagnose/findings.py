@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from istio_init.rules.model import Ruleset
     from istio_init.rules.ranges import Family
 
-    Kind = Literal[
+    FindingKind = Literal[
         "missing",
         "extra",
         "reordered",
@@ -77,7 +77,7 @@ class Finding(Record):
     ``drift`` makes an audit fail; the rest is worth knowing.
     """
 
-    kind: Kind
+    kind: FindingKind
     consequence: str
     family: str = ""
     table: str = ""
@@ -212,7 +212,7 @@ def _led_to(table: Table, name: str) -> str:
         for rule in chain.rules:
             jump = rule.jump if isinstance(rule, ForeignRule) else ""
             if jump == name or (isinstance(rule, Rule) and rule.target == t.Jump(name)):
-                return f"packets are led into it from {chain.name}, though no flag asks for it"
+                return f"packets are sent to it from {chain.name}, though no flag asks for it"
     return "nothing leads into it: left over from another configuration"
 
 
@@ -269,13 +269,13 @@ def _added(position: int, live: Chain, wanted: Chain, table: Table) -> str:
         case t.Drop() | t.Reject():
             return f"{packets} is dropped"
         case t.Jump(name) if name in OWN_CHAINS and rule in wanted.rules:
-            return f"packets are led into {name} a second time"
+            return f"packets enter {name} a second time"
         case t.Redirect() | t.Tproxy():
             return f"{packets} is redirected to the proxy, though no flag asks for it"
         case t.Jump(name) if name in _CAPTURING_CHAINS:
             return f"{packets} is redirected to the proxy, though no flag asks for it"
         case t.Jump(name) if table.chain(name):
-            return f"{packets} is led into {name}, though no flag asks for it"
+            return f"{packets} is sent to {name}, though no flag asks for it"
         case t.CtZone():
             return "connections are kept in a conntrack zone, though no flag asks for it"
         case _:

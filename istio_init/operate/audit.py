@@ -194,7 +194,7 @@ def _of_step(step: routes.Step, wanted: tuple[Item, ...]) -> Finding:
     item = step.item
     family = IPV6 if isinstance(item, routes.LoAddress) else item.family
     if step.verb == "add":
-        kind: diagnosis.Kind = "missing"
+        kind: diagnosis.FindingKind = "missing"
         lost = "inbound connections that TPROXY marks are not delivered to the proxy: they time out"
         if isinstance(item, routes.LoAddress):
             lost = "the proxy cannot deliver inbound IPv6 connections, whose source it is"

@@ -160,7 +160,7 @@ BROKEN: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "-t nat -A OUTPUT -j ISTIO_OUTPUT",
         "extra",
         "-A OUTPUT -j ISTIO_OUTPUT",
-        "packets are led into ISTIO_OUTPUT a second time",
+        "packets enter ISTIO_OUTPUT a second time",
     ),
     (
         NEW,

@@ -112,7 +112,7 @@ def test_each_rule_that_moves_is_named(call: Call) -> None:
         (
             "ISTIO_OUTPUT",
             Rule((), t.Jump("ISTIO_INBOUND")),
-            "outbound to anything is led into ISTIO_INBOUND, though no flag asks for it",
+            "outbound to anything is sent to ISTIO_INBOUND, though no flag asks for it",
         ),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_chain_of_another_configuration_is_named_with_what_leads_there() -> No
     assert one.consequence == "nothing leads into it: left over from another configuration"
     assert [two.consequence for two in more] == [
         "outbound to anything is redirected to the proxy, though no flag asks for it",
-        "packets are led into it from ISTIO_OUTPUT, though no flag asks for it",
+        "packets are sent to it from ISTIO_OUTPUT, though no flag asks for it",
     ]
 
 
