@@ -121,7 +121,7 @@ def test_any_call_is_understood_or_refused(
 ) -> None:
     with (
         mock.patch.object(apply, "_act", return_value=0),
-        mock.patch.object(click_app, "_guarded", return_value=0),
+        mock.patch.object(click_app, "_reported", return_value=0),
     ):
         done = call(*word, *argv, env=env)
 
