@@ -17,7 +17,6 @@ from istio_init.cli.click_flags import (
     GroupedOption,
     call_argument,
     choice,
-    flags_of_a_run,
     given_flags,
     parameter,
     switch,
@@ -26,7 +25,8 @@ from istio_init.cli.click_flags import (
 from istio_init.cli.fast_arguments import COMPLETE_VARIABLE
 from istio_init.cli.help import AUDIT, COMPLETION, DOCTOR, EXPLAIN
 from istio_init.config.model import APPLY, COMMANDS, ISTIO_IPTABLES
-from istio_init.config.options import OPTIONS, OUTPUT
+from istio_init.config.options import OPTIONS, PRINTING
+from istio_init.config.values import TRUE_WORDS
 from istio_init.errors import IstioInitError
 from istio_init.lean import TYPE_CHECKING
 from istio_init.log import Log
@@ -43,35 +43,35 @@ SHELLS = ("bash", "zsh", "fish")
 
 _DOCTOR_FORMATS = ("text", "json")
 _AUDIT_FORMATS = ("text", "json", "prometheus")
-# What makes a difference only to a run that writes.
-_NOT_FOR_AUDITS = frozenset(
-    {
-        *("format", "dry-run", "wait", "cleanup-only", "reconcile", "force-apply", "cni-mode"),
-        *("skip-rule-apply", "run-validation", "iptables-probe-port", "probe-timeout"),
-    }
-)
-_NOT_FOR_DOCTORS = _NOT_FOR_AUDITS - {"run-validation"}
+# The flags that a command takes which writes nothing; the doctor checks what a
+# validation needs, too.
+_LOOKING_FLAGS = [option for option in OPTIONS if not option.writes]
+_DOCTOR_FLAGS = [
+    option for option in OPTIONS if not option.writes or option.name == "run-validation"
+]
 
 
 def _run_command(name: str) -> Command:
     def run(**params: str | bool | None) -> int:
         return apply.run(name, given_flags(params))
 
-    return Command(name, run, flags_of_a_run())
+    return Command(name, run, list(map(Flag, OPTIONS)))
 
 
-def _reported(flags: dict[str, str], form: str, action: Callable[[], int]) -> int:
+def _reported(
+    flags: dict[str, str], form: str, action: Callable[[], int], verdict: str | None = "error"
+) -> int:
     """Return what an action returns, or the exit code of its failure, with the reason logged.
 
-    Where JSON is asked for, the reason is there too.
+    With the format JSON the reason is printed too, as one object with this verdict.
     """
     try:
         return action()
     except IstioInitError as error:
-        as_json = flags.get("log_as_json", "") == "true"
+        as_json = flags.get("log_as_json", "").strip().lower() in TRUE_WORDS
         Log(as_json=as_json).error(str(error))
         if form == "json":
-            result.print_error(error)
+            result.print_error(error, verdict)
         return error.exit_code
 
 
@@ -101,8 +101,7 @@ def _audit_command() -> Command:
         switch("--all", LOOKING, every, "every"),
         GroupedOption(["--output"], LOOKING, default="", metavar="FILE", help=output),
     ]
-    flags = [option for option in OPTIONS if option.name not in _NOT_FOR_AUDITS]
-    return Command(AUDIT, run, (*options, *flags_of_a_run(flags)))
+    return Command(AUDIT, run, (*options, *map(Flag, _LOOKING_FLAGS)))
 
 
 def _doctor_command() -> Command:
@@ -114,8 +113,7 @@ def _doctor_command() -> Command:
         return _reported(flags, form, lambda: doctor.examine(call or "", flags, form=form))
 
     options = [call_argument(), choice("--format", LOOKING, _DOCTOR_FORMATS, "What is printed.")]
-    flags = [option for option in OPTIONS if option.name not in _NOT_FOR_DOCTORS]
-    return Command(DOCTOR, run, (*options, *flags_of_a_run(flags)))
+    return Command(DOCTOR, run, (*options, *map(Flag, _DOCTOR_FLAGS)))
 
 
 def _explain_command(direction: Direction) -> Command:
@@ -129,21 +127,24 @@ def _explain_command(direction: Direction) -> Command:
             raise click.UsageError(f"{way_in!r}: no command but {ISTIO_IPTABLES} goes here")
         names = {option.name: parameter(option) for option in packet.FLAGS[direction]}
         texts = {name: text for name in names if isinstance(text := params[names[name]], str)}
-        return explain.run(
-            ISTIO_IPTABLES if way_in else APPLY,
-            direction,
-            texts,
-            given_flags(params),
-            live=bool(params["live"]),
+        command = ISTIO_IPTABLES if way_in else APPLY
+        live = bool(params["live"])
+        flags = given_flags(params)
+        form = flags.pop("format", explain.FORMATS[0])
+        return _reported(
+            flags,
+            form,
+            lambda: explain.run(command, direction, texts, flags, form=form, live=live),
+            verdict=None,
         )
 
-    live = switch("--live", packet.GROUP, "Through the kernel's rules, not those of the flags.")
+    kernel = switch("--live", packet.GROUP, "Follow the kernel's rules, not those of the flags.")
     form = GroupedOption(
-        ["--format"], OUTPUT, metavar="FORMAT", help="text or json. [default: text]"
+        ["--format"], PRINTING, metavar="FORMAT", help="text or json. [default: text]"
     )
     flags = [option for option in OPTIONS if option.name != "format"]
     words = click.Argument(["way_in"], required=False, metavar=f"[{ISTIO_IPTABLES}]")
-    params = (*map(Flag, packet.FLAGS[direction]), live, *flags_of_a_run(flags), form, words)
+    params = (*map(Flag, packet.FLAGS[direction]), kernel, *map(Flag, flags), form, words)
     text, examples = help.DIRECTIONS[direction]
     return Command(direction, run, params, text=text, examples=examples)
 

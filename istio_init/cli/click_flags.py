@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from istio_init.cli.help import BY_NAME as COMMAND_HELP
-from istio_init.config.model import APPLY, BACKENDS, FORMATS, ISTIO_IPTABLES, LAYOUTS, MODES
-from istio_init.config.options import OPTIONS, RUNNING, Option
+from istio_init.config.model import APPLY, ISTIO_IPTABLES
+from istio_init.config.options import OPTIONS, Option
 from istio_init.lean import TYPE_CHECKING
-from istio_init.log import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,17 +17,6 @@ if TYPE_CHECKING:
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 LOOKING = "How it looks"
-
-# What a flag can be given, where that is one of a few.
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "istio-inbound-interception-mode": MODES,
-    "layout": LAYOUTS,
-    "backend": BACKENDS,
-    "force-iptables-binary": ("legacy", "nft"),
-    "format": FORMATS,
-    "on-missing": ("fail", "degrade"),
-    "log_output_level": LEVELS,
-}
 
 
 class GroupedOption(click.Option):
@@ -63,7 +51,7 @@ class Flag(GroupedOption):
             shown.append(f"Env: {', '.join(option.env)}.")
         if option.default:
             shown.append(f"[default: {option.default}]")
-        self._choices = ("true", "false") if option.switch else _CHOICES.get(option.name, ())
+        self._choices = ("true", "false") if option.switch else option.choices
         self._names_namespace = option.name == "network-namespace"
         names = [f"--{option.name}", *([f"-{option.short}"] if option.short else [])]
         # Istio's switches stand alone or are written --switch=true, --switch=false.
@@ -97,29 +85,10 @@ def parameter(option: Option) -> str:
     return option.name.replace("-", "_")
 
 
-def flags_of_a_run(options: Iterable[Option] = OPTIONS) -> list[click.Parameter]:
-    """Return the flags of a run, or some of them."""
-    flags: list[click.Parameter] = []
-    for option in options:
-        flags.append(Flag(option))
-        if option.name == "ipv6":
-            flags.append(switch("--no-ipv6", RUNNING, "Same as --ipv6=false.", "no_ipv6"))
-    return flags
-
-
 def given_flags(params: Mapping[str, str | bool | None]) -> dict[str, str]:
     """Return the flags of a run that were given, by their long names."""
-    flags = {}
-    for option in OPTIONS:
-        text = params.get(parameter(option))
-        if isinstance(text, str):
-            # -p=15001 means the same as -p 15001 to Istio's own parser.
-            flags[option.name] = text.removeprefix("=") if option.short else text
-    if params["no_ipv6"]:
-        if flags.get("ipv6") is not None:
-            raise click.UsageError("--ipv6 and --no-ipv6 exclude each other")
-        flags["ipv6"] = "false"
-    return flags
+    texts = ((option, params.get(parameter(option))) for option in OPTIONS)
+    return {option.name: option.written(text) for option, text in texts if isinstance(text, str)}
 
 
 def call_argument() -> click.Argument:
