@@ -31,7 +31,7 @@ def run(command: str, flags: dict[str, str]) -> int:
         # A dry run has printed the plan in its place.
         wants_result = resolved.run.format == "json" and not resolved.run.prints_plan
     except IstioInitError as error:
-        progress.log.error(str(error))
+        progress.log.error(*error.lines)
         failure = error
     if failure or wants_result:
         from istio_init.cli import result
@@ -153,7 +153,7 @@ def _clean(resolved: Resolved, progress: prepare.Progress) -> None:
     progress.result = converge.clean(hints, resolved.run, log)
     outcome = progress.result.outcome
     if not outcome.changed:
-        log.info("clean: no rule of ours was left to remove")
+        log.info("clean: there is nothing of ours to remove")
         return
     tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
     done = "would remove" if resolved.run.dry_run else "removed"

@@ -69,7 +69,7 @@ def _reported(
         return action()
     except IstioInitError as error:
         as_json = flags.get("log_as_json", "").strip().lower() in TRUE_WORDS
-        Log(as_json=as_json).error(str(error))
+        Log(as_json=as_json).error(*error.lines)
         if form == "json":
             result.print_error(error, verdict)
         return error.exit_code

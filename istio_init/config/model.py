@@ -116,11 +116,13 @@ class Facts(Record):
 
     ``addresses`` are those of every interface but loopback and link-local ones,
     IPv4 first, in the order in which the kernel lists them. ``nameservers`` are
-    resolv.conf's.
+    resolv.conf's; ``skipped_nameservers`` has a sentence for each of its lines that
+    names a server and is passed over.
     """
 
     addresses: tuple[Network, ...] = ()
     nameservers: tuple[Network, ...] = ()
+    skipped_nameservers: tuple[str, ...] = ()
 
 
 class Run(Record):

@@ -60,7 +60,7 @@ def call(
         enter(mock.patch.dict(os.environ, {**NO_FILES, **(env or {})}, clear=True))
         enter(mock.patch.object(host, "HostFiles", return_value=files))
         enter(mock.patch.object(host, "usable_addresses", return_value=facts.addresses))
-        enter(mock.patch.object(host, "resolvers", return_value=facts.nameservers))
+        enter(mock.patch.object(host, "resolvers", return_value=(facts.nameservers, ())))
         entered = enter(mock.patch.object(netns, "enter"))
         enter(mock.patch.object(converge, "converge", no_kernel))
         enter(mock.patch.object(converge, "clean", no_kernel))

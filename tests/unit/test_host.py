@@ -91,7 +91,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         HostFiles(str(tmp_path)).uid("a")
 
     assert str(caught.value) == (
-        f"cannot look names up ({tmp_path}/passwd): Is a directory; "
+        f"cannot look names up ({tmp_path}/passwd): it is not a regular file; "
         "give numbers in place of names; nothing was changed"
     )
     done = call("-u", "a", "--dry-run", etc=tmp_path)
@@ -133,13 +133,41 @@ def test_nameservers_of_resolv_conf(tmp_path: Path, text: str, servers: tuple[st
     path = tmp_path / "resolv.conf"
     path.write_bytes(text.encode(errors="surrogateescape"))
 
-    assert resolvers(str(path)) == tuple(address(one) for one in servers)
+    assert resolvers(str(path))[0] == tuple(address(one) for one in servers)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        (
+            "nameserver 10.96.0.10:5353\n",
+            ["line 1 is passed over: '10.96.0.10:5353' is no address"],
+        ),
+        (
+            "search a\nnameserver dns.internal\nnameserver 10.96.0.10\n",
+            ["line 2 is passed over: 'dns.internal' is no address"],
+        ),
+        (
+            "\ufeffnameserver 10.96.0.10\n",
+            ["line 1 is passed over: it begins with '\\\\ufeffnameserver', not with nameserver"],
+        ),
+        ("nameserver a\x1b[31m\n", ["line 1 is passed over: 'a\\\\x1b[31m' is no address"]),
+        ("# nameserver x\nnameserver 10.96.0.10\nnameserver\nnameservers x\n", []),
+    ],
+)
+def test_lines_that_are_passed_over_are_named(
+    tmp_path: Path, text: str, sentences: list[str]
+) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text(text, encoding="utf-8")
+
+    assert list(resolvers(str(path))[1]) == [f"{path} {sentence}" for sentence in sentences]
 
 
 def test_resolv_conf_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path, why in (
         (tmp_path / "missing", "No such file or directory"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "it is not a regular file"),
     ):
         with pytest.raises(ApplyError) as caught:
             resolvers(str(path))
@@ -172,7 +200,7 @@ ADDRESSES, SERVERS = (address("10.0.0.5"),), (address("10.96.0.10"),)
 def test_host_is_asked_for_what_the_config_leaves_open_alone(config: Config, facts: Facts) -> None:
     with (
         mock.patch.object(host, "usable_addresses", return_value=ADDRESSES) as addresses,
-        mock.patch.object(host, "resolvers", return_value=SERVERS) as servers,
+        mock.patch.object(host, "resolvers", return_value=(SERVERS, ())) as servers,
     ):
         assert gather(config) == facts
 
