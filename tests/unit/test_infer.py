@@ -19,8 +19,9 @@ from istio_init.rules.ranges import FAMILIES, IPV4
 from istio_init.rules.sets import canonical
 from tests.cases import CALLS, Call
 from tests.plans import plan_of
+from tests.strategies import S4, S6, configs
 from tests.unit.settings import tried_more
-from tests.unit.test_planner import S4, S6, V4, V6, configs
+from tests.unit.test_planner import V4, V6
 
 NOWHERE = {"ISTIO_CLUSTER_CONFIG": "/nonexistent", "ISTIO_SIDECAR_CONFIG": "/nonexistent"}
 
