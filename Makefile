@@ -42,7 +42,7 @@ packages container-packages:
 # Takes minutes and both cores: nothing else should run meanwhile.
 bench: setup
 	$(VENV)/bin/python scripts/bench --json scripts/bench.json --picture scripts/bench.svg
-	$(VENV)/bin/python -m tests.readme
+	$(VENV)/bin/python -m tests.documents
 
 demo: setup
 	$(VENV)/bin/python scripts/demo
