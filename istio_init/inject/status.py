@@ -16,10 +16,14 @@ LISTS = ("initContainers", "containers", "volumes", "imagePullSecrets")
 
 @dataclass(frozen=True, slots=True)
 class InjectionStatus:
-    """The names that an injection added, by list; ``version`` is set by release 1.0 alone."""
+    """The names that an injection added, by list.
+
+    ``version`` is written by release 1.0 alone, ``revision`` by 1.30.
+    """
 
     names: dict[str, tuple[str, ...]]
     version: str = ""
+    revision: str = ""
 
     def of(self, field: str) -> tuple[str, ...]:
         """Return the names of one list."""
@@ -57,5 +61,7 @@ def read_status(pod: JsonMap) -> InjectionStatus | None:
         for field in LISTS
         if isinstance(data.get(field), list)
     }
-    version = data.get("version")
-    return InjectionStatus(names, version if isinstance(version, str) else "")
+    version, revision = (
+        value if isinstance(value := data.get(key), str) else "" for key in ("version", "revision")
+    )
+    return InjectionStatus(names, version, revision)
