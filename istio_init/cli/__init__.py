@@ -6,8 +6,8 @@ import gc
 import os
 import sys
 
-from istio_init.cli import startup
-from istio_init.typed import TYPE_CHECKING
+from istio_init.cli import fast_arguments
+from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        call = startup.read(words, os.environ)
+        call = fast_arguments.read(words, os.environ)
         if call is None:
-            from istio_init.cli.commands import run_with_click
+            # These take longer, and have things of their own to put away.
+            _let_interrupts_raise()
+            from istio_init.cli.click_app import run_with_click
 
             return run_with_click(words)
-        from istio_init.cli.actions import run
+        from istio_init.cli.apply import run
 
         return run(*call)
     except KeyboardInterrupt:
@@ -44,6 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A full disk behind the output, say.
         sys.stderr.write(f"istio-init: {error.strerror or error}\n")
         return 1
+
+
+def _let_interrupts_raise() -> None:
+    """Undo what the program's script did: from here on somebody catches KeyboardInterrupt."""
+    import _signal
+
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def program() -> NoReturn:
@@ -60,6 +70,9 @@ def program() -> NoReturn:
         code = main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        # While main was saying that it was interrupted.
+        code = 1
     except BaseException:  # noqa: BLE001 - nothing may pass by the end of the process
         sys.excepthook(*sys.exc_info())
         code = 1

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from istio_init import values
-from istio_init.cli.options import Option
+from istio_init.config import values
+from istio_init.config.options import Option
+from istio_init.diagnose.packet import LO, Packet, is_loopback
 from istio_init.errors import Problem
-from istio_init.model import IPV4, IPV6, Network
-from istio_init.packet import LO, Packet, is_loopback
-from istio_init.typed import TYPE_CHECKING, Record
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules.ranges import IPV4, IPV6, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal, TypeVar
 
-    from istio_init.host import Names
-    from istio_init.model import Family
-    from istio_init.packet import Hook, State
+    from istio_init.config.model import Host
+    from istio_init.diagnose.packet import Hook, State
+    from istio_init.rules.ranges import Family
 
     T = TypeVar("T")
     Direction = Literal["outbound", "inbound"]
@@ -136,7 +136,7 @@ class _Texts:
 
 
 def read(
-    direction: Direction, texts: Mapping[str, str], names: Names
+    direction: Direction, texts: Mapping[str, str], host: Host
 ) -> tuple[Asked, tuple[Problem, ...]]:
     """Return the packet that the flags describe, and everything that is wrong with them."""
     found = _Texts(texts)
@@ -151,8 +151,8 @@ def read(
         if end is not None and protocol not in _WITH_PORTS:
             asked = "to-port" if name == "to" and found.given("to-port") else name
             found.refuse(asked, f"no port: {protocol} has none")
-    uid = found.value("uid", _single(names.uid, "passwd"), None)
-    gid = found.value("gid", _single(names.gid, "group"), uid)
+    uid = found.value("uid", _single(host.uid, "passwd"), None)
+    gid = found.value("gid", _single(host.gid, "group"), uid)
     mark = found.value("mark", _mark, 0)
     state = found.value("state", _state, _STATES[0])
     via = found.value("via", _interface, None)

@@ -17,19 +17,19 @@ from socket import (
 from typing import TYPE_CHECKING
 
 from istio_init import planner
-from istio_init.apply.base import Side, Transaction
+from istio_init.apply.backend import BackendChanges, Transaction
 from istio_init.apply.legacy import Legacy
-from istio_init.cli.resolve import resolve
-from istio_init.cli.startup import ISTIO_IPTABLES
-from istio_init.config import Facts
-from istio_init.diff import Change, TableChanges
+from istio_init.config.model import ISTIO_IPTABLES, Facts
+from istio_init.config.resolve import resolve
 from istio_init.errors import ApplyError, IstioInitError
-from istio_init.host import Names
+from istio_init.kernel.host import HostFiles
 from istio_init.log import Log
-from istio_init.model import make_table
+from istio_init.rules.diff import Change, TableChanges
+from istio_init.rules.model import make_table
 
 if TYPE_CHECKING:
-    from istio_init.model import Chain, Family, ForeignRule, Rule, Ruleset
+    from istio_init.rules.model import Chain, ForeignRule, Rule, Ruleset
+    from istio_init.rules.ranges import Family
 
 # IPT_SO_GET_INFO and _ENTRIES, IP6T_SO_GET_INFO and _ENTRIES: the same numbers.
 _GET_INFO, _GET_ENTRIES = 64, 65
@@ -152,11 +152,13 @@ class Disturbed(Legacy):
 
 def apply_disturbed(number: int, event: tuple[str, ...], flags: dict[str, str]) -> str:
     """Apply layout 1.30 with these flags, by their long names; return the error or ``""``."""
-    resolved = resolve(ISTIO_IPTABLES, flags, {}, Names())
+    resolved = resolve(ISTIO_IPTABLES, flags, {}, HostFiles())
     plan = planner.plan(resolved.config, Facts())
     try:
         log = Log("none")
-        Transaction((Side(Disturbed(number, event), plan, log),), plan, log, clean=False).run()
+        Transaction(
+            (BackendChanges(Disturbed(number, event), plan, log),), plan, log, clean=False
+        ).run()
     except IstioInitError as error:
         return str(error)
     return ""
