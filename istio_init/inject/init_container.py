@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from istio_init import planner
-from istio_init.cli import fast_arguments
-from istio_init.config.model import Facts
+from istio_init.config import fast_arguments
+from istio_init.config.model import ISTIO_IPTABLES, Facts
 from istio_init.config.options import CLUSTER_FILE, SIDECAR_FILE
 from istio_init.config.resolve import resolve
 from istio_init.errors import ConfigError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # `istio-validation` is what Istio calls it where a CNI plugin has written the rules.
 INIT, VALIDATION = "istio-init", "istio-validation"
 _NAMES = (INIT, VALIDATION)
-_PROGRAMS = ("istio-init", fast_arguments.ISTIO_IPTABLES)
+_PROGRAMS = ("istio-init", ISTIO_IPTABLES)
 # A path under which no file can be: what the container finds there is not known.
 _NO_FILE = "/dev/null/none"
 _PROXY_ID = 1337
@@ -95,7 +95,7 @@ def call_of(container: Mapping[str, Any]) -> InitCall | None:
         words = [*command, *words]
         if program not in _PROGRAMS:
             return None
-        if program == fast_arguments.ISTIO_IPTABLES:
+        if program == ISTIO_IPTABLES:
             words.insert(0, program)
     environment = {
         entry["name"]: _word(entry.get("value", ""))
