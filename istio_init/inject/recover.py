@@ -123,7 +123,9 @@ def _without_names(
         elif name not in names:
             kept.append(item)
     kept += [_as_written(one) for one in own.values()]
-    if len(kept) == len(items) and all(one is other for one, other in zip(kept, items, strict=True)):
+    if len(kept) == len(items) and all(
+        one is other for one, other in zip(kept, items, strict=True)
+    ):
         return pod
     return with_spec(pod, **{field: kept or None})
 
