@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ import pytest
 from istio_init.inject import check, status_table, webhooks
 from istio_init.inject.generation import GENERATIONS, NEW, OLD, Generation
 from istio_init.inject.policy import InjectionPolicy
-from istio_init.inject.yaml import load_documents
+from istio_init.inject.yaml import dump, load_documents
+from tests.documents import DOCS
 from tests.unit.calls import Done, call
 
 if TYPE_CHECKING:
@@ -347,6 +349,36 @@ def test_the_table_as_markdown(generation: Generation) -> None:
 
     lines = status_table.markdown(rows).splitlines()
 
-    assert len(lines) == len(rows) + 2
-    assert {line.count("|") for line in lines} == {6}
-    assert generation != OLD or "istio.io/rev" not in status_table.markdown(rows)
+    namespaces, pods = (3, 3) if generation == OLD else (4, 5)
+    assert len(lines) == 2 + namespaces * 2
+    assert {line.count("|") for line in lines} == {3 + pods}
+    assert sum(line.count(" yes ") for line in lines) == sum(row.decision.inject for row in rows)
+
+
+APP = [
+    ("apps/v1", "Deployment", "web", {}, {}),
+    ("apps/v1", "DaemonSet", "agent", {}, {"hostNetwork": True}),
+    ("batch/v1", "Job", "report", {"sidecar.istio.io/inject": "false"}, {}),
+]
+
+
+@pytest.mark.parametrize("file", ["app.yaml", "web.yaml"])
+def test_the_page_shows_what_is_printed(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = [
+        {
+            "apiVersion": version,
+            "kind": kind,
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"template": {"metadata": {"labels": labels}, "spec": spec}},
+        }
+        for version, kind, name, labels, spec in APP[: 1 if file == "web.yaml" else None]
+    ]
+    (tmp_path / file).write_text("---\n".join(dump(one) for one in objects))
+    page = (DOCS / "injection.md").read_text(encoding="utf-8")
+    example = page.split(f"```console\n$ istio-init check-inject -f {file} ", 1)[1]
+    flags, _, rest = example.partition("\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert checked("-f", file, *shlex.split(flags)).out == rest.partition("```")[0]
