@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from istio_init.inject.generation import NEW, OLD
 from istio_init.inject.pod_values import go_json
-from istio_init.inject.problems import InjectionError, Problem, Where, error, quoted
+from istio_init.inject.problems import NOWHERE, InjectionError, Problem, Where, error, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,13 +150,13 @@ def mesh_config(data: object, generation: Generation) -> JsonMap:
     return mesh
 
 
-def proxy_config(data: object, where: Where | None = None) -> JsonMap:
+def proxy_config(data: object, where: Where = NOWHERE) -> JsonMap:
     """Return the ProxyConfig that the data of an annotation ``proxy.istio.io/config`` holds.
 
     Unknown fields are left out, as Istio 1.30 does. Raises an InjectionError, whose
     problems stand at ``where``, for values of a wrong type.
     """
-    reader = _Messages(NEW, where or Where())
+    reader = _Messages(NEW, where)
     given = reader.message(data, _PROXY[NEW], "")
     reader.finish()
     return given
@@ -194,9 +194,9 @@ def proxy_config_json(config: Mapping[str, Any]) -> str:
             continue
         if kind == "d":
             value = duration_json(value)
-        elif kind not in ("I", "B", "m") and value in ("", 0, False, [], {}):
-            continue
-        elif kind.split("|")[0] == value:
+        elif (kind not in ("I", "B", "m") and value in ("", 0, False, [], {})) or kind.split("|")[
+            0
+        ] == value:
             continue
         result[key] = dict(sorted(value.items())) if kind == "{s}" else value
     return go_json(result)
@@ -216,7 +216,10 @@ def duration_seconds(text: str) -> Fraction:
     if len(text) > _LONGEST_DURATION or not _DURATION.fullmatch(text):
         raise ValueError(f"{quoted(text)} is no duration such as 45s or 1m30s")
     seconds = sum(
-        (Fraction(number.strip(".") or 0) * _SECONDS[unit] for number, unit in _PART.findall(text)),
+        (
+            Fraction(f"0{number}0" if "." in number else number) * _SECONDS[unit]
+            for number, unit in _PART.findall(text)
+        ),
         Fraction(0),
     )
     return -seconds if text.startswith("-") else seconds
@@ -244,7 +247,7 @@ def _by_name(old: list[JsonMap], new: list[JsonMap]) -> list[JsonMap]:
 class _Messages:
     """Reads protobuf messages from plain data and collects what is wrong with them."""
 
-    def __init__(self, generation: Generation, where: Where = Where()) -> None:
+    def __init__(self, generation: Generation, where: Where = NOWHERE) -> None:
         self._generation = generation
         self._where = where
         self._problems: list[Problem] = []
@@ -310,8 +313,10 @@ class _Messages:
         return value
 
     def _wrong(self, path: str, wanted: str, value: object) -> None:
-        what = f"{path}: expected {wanted} and not {quoted(value)}" if path else (
-            f"expected {wanted} and not {quoted(value)}"
+        what = (
+            f"{path}: expected {wanted} and not {quoted(value)}"
+            if path
+            else (f"expected {wanted} and not {quoted(value)}")
         )
         self._problems.append(error(what, self._where))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from istio_init.inject import yaml
 from istio_init.inject.annotations import problems as annotation_problems
+from istio_init.inject.booleans import parse_boolean
 from istio_init.inject.containers import (
     CONTAINERS,
     INIT_CONTAINERS,
@@ -36,7 +37,6 @@ from istio_init.inject.names import (
     STATUS_PORT,
     TEMPLATES,
 )
-from istio_init.inject.booleans import parse_boolean
 from istio_init.inject.order import ordered
 from istio_init.inject.overrides import (
     apply_overrides,
@@ -90,9 +90,9 @@ class _Injector:
         return port if isinstance(port, int) else 0
 
 
-def inject_1_30(pod: JsonMap, request: PodRequest, settings: Settings) -> tuple[
-    JsonMap, tuple[Problem, ...]
-]:
+def inject_1_30(
+    pod: JsonMap, request: PodRequest, settings: Settings
+) -> tuple[JsonMap, tuple[Problem, ...]]:
     """Return the injected pod, and what is odd about the original.
 
     Raises an InjectionError for bad annotations, all of them, and for a template that
@@ -144,30 +144,24 @@ def _environment(pod: JsonMap, request: PodRequest, settings: Settings) -> dict[
     cluster = environment.get(CLUSTER_VARIABLE) or cluster
     network = environment.get(NETWORK_VARIABLE) or network
     network = metadata_map(pod, "labels").get(NETWORK, network)
-    for name, value in ((CLUSTER_VARIABLE, cluster), (NETWORK_VARIABLE, network)):
-        if value and isinstance(value, str):
-            environment[name] = value
-    return environment
+    known = {CLUSTER_VARIABLE: cluster, NETWORK_VARIABLE: network}
+    return environment | {
+        name: value for name, value in known.items() if value and isinstance(value, str)
+    }
 
 
 def _selected(pod: JsonMap, injector: _Injector) -> list[str]:
     """Return the names of the templates that the pod, or else the settings, ask for."""
     wish = annotations(pod).get(TEMPLATES)
-    if injector.request.by_hand:
-        names = [SIDECAR] if wish is None else [name.strip() for name in wish.split(",")]
-        return names
-    settings = injector.settings
-    names = (
-        list(settings.default_templates)
-        if wish is None
-        else [name.strip() for name in wish.split(",")]
-    )
-    return [one for name in names for one in settings.aliases.get(name, (name,))]
+    settings, by_hand = injector.settings, injector.request.by_hand
+    names = (SIDECAR,) if by_hand else settings.default_templates
+    if wish is not None:
+        names = tuple(name.strip() for name in wish.split(","))
+    aliases = {} if by_hand else settings.aliases
+    return [one for name in names for one in aliases.get(name, (name,))]
 
 
-def _rendered(
-    injector: _Injector, original: JsonMap, data_pod: JsonMap
-) -> tuple[JsonMap, JsonMap]:
+def _rendered(injector: _Injector, original: JsonMap, data_pod: JsonMap) -> tuple[JsonMap, JsonMap]:
     """Return the pod with the templates laid over it, and the templates alone."""
     settings, known = injector.settings, injector.settings.templates
     names = _selected(original, injector)
@@ -223,13 +217,19 @@ def _overlay(settings: Settings, name: str, data: Any) -> JsonMap:  # noqa: ANN4
     except TemplateError as bad:
         raise InjectionError([error("it cannot be rendered", where, why=str(bad))]) from None
     try:
-        overlay = yaml.load(text)
-        if overlay is not None and not isinstance(overlay, dict):
-            raise InjectionError([error(f"it is a mapping, not {quoted(overlay)}")])
-        checked: JsonMap = read_value(overlay or {}, POD, OVERLAY)
+        checked: JsonMap = read_value(_mapping(text), POD, OVERLAY)
     except InjectionError as bad:
         raise _of_template(bad, where) from None
     return {key: checked[key] for key in ("metadata", "spec") if key in checked}
+
+
+def _mapping(text: str) -> JsonMap:
+    overlay = yaml.load(text)
+    if overlay is None:
+        return {}
+    if not isinstance(overlay, dict):
+        raise InjectionError([error(f"expected a mapping and not {quoted(overlay)}")])
+    return overlay
 
 
 def _of_template(bad: InjectionError, where: Where) -> InjectionError:
@@ -237,9 +237,7 @@ def _of_template(bad: InjectionError, where: Where) -> InjectionError:
         error(
             "what it renders to is no pod",
             where,
-            why=f"{one.where.path or one.where.position}: {one.what}" + (
-                f": {one.why}" if one.why else ""
-            ),
+            why=": ".join(filter(None, (one.where.path or one.where.position, one.what, one.why))),
             remedy=one.remedy,
         )
         for one in bad.problems

@@ -11,11 +11,14 @@ import json
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING
 
 from istio_init.inject.pod_fields import STRUCTS, FieldType, Shape
 from istio_init.inject.problems import InjectionError, Problem, Where, error, quoted
 from istio_init.inject.quantity import canonical_quantity
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _WANTED = {
     Shape.TEXT: "text",
@@ -203,7 +206,9 @@ def _go_struct(value: dict[str, Any], name: str) -> dict[str, Any]:
         item = value.get(field.name)
         if field.always:
             result[field.name] = _zero(field.type) if item is None else go_value(item, field.type)
-        elif item is None or (not item and not field.pointer and field.type.shape is not Shape.STRUCT):
+        elif item is None or (
+            not item and not field.pointer and field.type.shape is not Shape.STRUCT
+        ):
             continue
         else:
             result[field.name] = go_value(item, field.type)
