@@ -113,6 +113,8 @@ _DEFAULT_MESH: dict[Generation, JsonMap] = {
     },
     OLD: {"proxyListenPort": 15001},
 }
+# Types whose zero is not the same as nothing at all.
+_KEEP_ZERO = ("I", "B", "m")
 # Of the names of a service for tracing, the last one that is given counts.
 _ONE_OF = {"serviceCluster": "tracingServiceName", "tracingServiceName": "serviceCluster"}
 
@@ -193,13 +195,14 @@ def proxy_config_json(config: Mapping[str, Any]) -> str:
         if value is None or (key in default and _same(value, default[key], kind)):
             continue
         if kind == "d":
-            value = duration_json(value)
-        elif (kind not in ("I", "B", "m") and value in ("", 0, False, [], {})) or kind.split("|")[
-            0
-        ] == value:
-            continue
-        result[key] = dict(sorted(value.items())) if kind == "{s}" else value
-    return go_json(result)
+            result[key] = duration_json(value)
+        elif kind == "{s}":
+            result[key] = dict(sorted(value.items()))
+        elif kind in _KEEP_ZERO or (value and value != kind.split("|")[0]):
+            result[key] = value
+    return go_json(
+        {key: value for key, value in result.items() if value or _PROXY[NEW][key] in _KEEP_ZERO}
+    )
 
 
 def _same(value: object, default: object, kind: str) -> bool:
@@ -301,8 +304,9 @@ class _Messages:
                 return value
             case _ if "|" in kind:
                 return self._enum(value, kind.split("|"), path)
-        self._wrong(path, _WANTED[kind], value)
-        return value
+            case _:
+                self._wrong(path, _WANTED[kind], value)
+                return value
 
     def _enum(self, value: object, names: list[str], path: str) -> object:
         if value in names:

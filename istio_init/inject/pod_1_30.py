@@ -11,7 +11,7 @@ from istio_init.inject.booleans import parse_boolean
 from istio_init.inject.containers import (
     CONTAINERS,
     INIT_CONTAINERS,
-    annotations,
+    annotations_of,
     containers,
     find,
     metadata_map,
@@ -123,7 +123,7 @@ def _checked(pod: JsonMap, settings: Settings) -> tuple[tuple[Problem, ...], Jso
     """Return what is odd about the pod's annotations, and the mesh with its ProxyConfig."""
     found = list(annotation_problems(pod["metadata"], NEW))
     mesh = settings.mesh
-    text = annotations(pod).get(PROXY_CONFIG)
+    text = annotations_of(pod).get(PROXY_CONFIG)
     if text is not None:
         where = Where(annotation=PROXY_CONFIG)
         try:
@@ -152,7 +152,7 @@ def _environment(pod: JsonMap, request: PodRequest, settings: Settings) -> dict[
 
 def _selected(pod: JsonMap, injector: _Injector) -> list[str]:
     """Return the names of the templates that the pod, or else the settings, ask for."""
-    wish = annotations(pod).get(TEMPLATES)
+    wish = annotations_of(pod).get(TEMPLATES)
     settings, by_hand = injector.settings, injector.request.by_hand
     names = (SIDECAR,) if by_hand else settings.default_templates
     if wish is not None:
@@ -170,7 +170,7 @@ def _rendered(injector: _Injector, original: JsonMap, data_pod: JsonMap) -> tupl
         raise InjectionError(
             error(
                 f"there is no template {quoted(name)}",
-                Where(annotation=TEMPLATES) if TEMPLATES in annotations(original) else Where(),
+                Where(annotation=TEMPLATES) if TEMPLATES in annotations_of(original) else Where(),
                 remedy=f"the inject config has {', '.join(sorted(known))}",
             )
             for name in unknown
@@ -275,14 +275,14 @@ def _with_environment(proxy: JsonMap, environment: dict[str, str]) -> JsonMap:
 
 
 def _with_probes(injector: _Injector, pod: JsonMap) -> JsonMap:
-    wish = parse_boolean(annotations(pod).get(REWRITE_PROBES, ""))
+    wish = parse_boolean(annotations_of(pod).get(REWRITE_PROBES, ""))
     if wish is None:
         value = value_at(injector.settings.values, "sidecarInjectorWebhook", "rewriteAppHTTPProbe")
         wish = value is True
     if not wish or find(pod, PROXY) is None:
         return pod
     port = injector.status_port
-    own = annotations(pod).get(STATUS_PORT)
+    own = annotations_of(pod).get(STATUS_PORT)
     saved = save_probes(pod, port)
     return rewrite_probes(pod, saved, _port(own) if own is not None else port)
 

@@ -216,17 +216,17 @@ def _go_struct(value: dict[str, Any], name: str) -> dict[str, Any]:
     return result
 
 
+_ZEROS: dict[Shape, Any] = {
+    Shape.TEXT: "",
+    Shape.QUANTITY: "",
+    Shape.NUMBER: 0,
+    Shape.PORT: 0,
+    Shape.TRUTH: False,
+}
+
+
 def _zero(kind: FieldType) -> Any:  # noqa: ANN401 - JSON
-    match kind.shape:
-        case Shape.TEXT | Shape.QUANTITY:
-            return ""
-        case Shape.NUMBER | Shape.PORT:
-            return 0
-        case Shape.TRUTH:
-            return False
-        case Shape.STRUCT:
-            return {}
-    return None
+    return {} if kind.shape is Shape.STRUCT else _ZEROS.get(kind.shape)
 
 
 _ESCAPED = str.maketrans(

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from istio_init.inject.containers import annotations, named, variable
+from istio_init.inject.containers import annotations_of, named, variable
 from istio_init.inject.metrics import merge_metrics, read_saved_metrics, restore_metrics
 from tests.unit.inject.pods import PROXY, Json, container, pod
 
@@ -27,7 +27,7 @@ def saved(result: Json) -> Json | None:
 
 def test_a_pod_without_annotations_gets_the_agents() -> None:
     result = merge_metrics(pod(container(), PROXY), 15020, enabled=True)
-    assert annotations(result) == OURS
+    assert annotations_of(result) == OURS
     assert saved(result) is None
 
 
@@ -45,7 +45,7 @@ def test_a_pod_without_annotations_gets_the_agents() -> None:
 def test_all_spellings_are_saved_and_replaced(given: dict[str, str], kept: Json) -> None:
     original = pod(container(), PROXY, annotations={**given, "other": "x"})
     result = merge_metrics(original, 15020, enabled=True)
-    assert annotations(result) == {**OURS, "other": "x"}
+    assert annotations_of(result) == {**OURS, "other": "x"}
     assert saved(result) == kept
 
 
@@ -64,7 +64,7 @@ def test_all_spellings_are_saved_and_replaced(given: dict[str, str], kept: Json)
 def test_who_decides(given: dict[str, str], enabled: bool, merged: bool) -> None:  # noqa: FBT001
     original = pod(container(), PROXY, annotations=given)
     result = merge_metrics(original, 15020, enabled=enabled)
-    assert (annotations(result).get("prometheus.io/path") == "/stats/prometheus") is merged
+    assert (annotations_of(result).get("prometheus.io/path") == "/stats/prometheus") is merged
     assert (result is original) is not merged
 
 
@@ -72,7 +72,7 @@ def test_without_a_proxy_nothing_is_saved() -> None:
     result = merge_metrics(
         pod(container(), annotations={"prometheus.io/port": "9"}), 1, enabled=True
     )
-    assert annotations(result)["prometheus.io/port"] == "1"
+    assert annotations_of(result)["prometheus.io/port"] == "1"
     assert "env" not in result["spec"]["containers"][0]
 
 
@@ -89,7 +89,7 @@ def test_what_was_saved_is_restored(given: dict[str, str]) -> None:
     original = pod(container(), PROXY, annotations={**given, "other": "x"})
     result = merge_metrics(original, 15020, enabled=True)
     restored = restore_metrics(result, named(result, "istio-proxy"))
-    assert annotations(restored) == annotations(original)
+    assert annotations_of(restored) == annotations_of(original)
 
 
 def test_annotations_that_are_no_injectors_stay() -> None:

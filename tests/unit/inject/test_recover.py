@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from istio_init.inject.containers import annotations, metadata_map, named
+from istio_init.inject.containers import annotations_of, metadata_map, named
 from istio_init.inject.overrides import (
     apply_overrides,
     follow_proxy_user,
@@ -97,7 +97,7 @@ def test_a_users_own_proxy_is_put_back_where_it_was(native: bool) -> None:  # no
     recovered = recover_original(injected)
     assert recovered["spec"]["containers"] == [container(), own]
     assert not recovered["spec"].get("initContainers")
-    assert annotations(recovered) == {}
+    assert annotations_of(recovered) == {}
 
 
 def test_a_proxy_that_its_user_made_an_init_container_stays_one() -> None:
@@ -263,10 +263,10 @@ def test_annotations_of_the_templates_values_go() -> None:
     names = {"containers": ["istio-proxy"]}
     plain = pod(container(), PROXY, annotations={**given, **status(**names)})
     left = {key: value for key, value in given.items() if value != "app"}
-    assert annotations(recover_original(plain)) == left
+    assert annotations_of(recover_original(plain)) == left
     names["initContainers"] = ["istio-validation"]
     with_cni = pod(container(), PROXY, annotations={**given, **status(**names)})
-    assert annotations(recover_original(with_cni)) == {
+    assert annotations_of(recover_original(with_cni)) == {
         "kubectl.kubernetes.io/default-logs-container": "mine",
         "traffic.sidecar.istio.io/excludeInboundPorts": "22",
     }
