@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from istio_init.inject.quantity import canonical_quantity
 
@@ -11,7 +10,7 @@ _AMOUNTS = frozenset({"limits", "requests", "overhead"})
 _NO_ORDER = ("", 0, False, None)
 
 
-def comparable(value: Any, field: str = "") -> Any:
+def comparable(value: object, field: str = "") -> object:
     """Return a value without what does not count.
 
     Nulls, Go's zero values, the spelling of quantities, and the layout of JSON in texts;
@@ -31,11 +30,11 @@ def comparable(value: Any, field: str = "") -> Any:
     return value
 
 
-def _is_zero(value: Any) -> bool:
+def _is_zero(value: object) -> bool:
     return value is None or value in ({}, [], "") or (type(value) in (int, bool) and not value)
 
 
-def _text(text: str) -> Any:
+def _text(text: str) -> object:
     if text[:1] not in ("{", "["):
         return text
     try:

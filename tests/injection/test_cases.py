@@ -66,7 +66,8 @@ def read(folder: Path, name: str) -> str:
 
 def injected_documents(text: str, settings: Settings) -> tuple[list[Any], list[str]]:
     """Return the documents of a manifest after their injection, and the warnings."""
-    documents, warnings = [], []
+    documents: list[Any] = []
+    warnings: list[str] = []
     for document in yaml.load_documents(text, "input.yaml"):
         value = document.value
         for carrier in pod_carriers(value, PLACES[settings.generation]):

@@ -10,14 +10,14 @@ Json = dict[str, Any]
 PROXY: Json = {"name": "istio-proxy", "image": "proxy:1"}
 
 
-def pod(*containers: Json, **fields: Any) -> Json:
+def pod(*containers: Json, **fields: object) -> Json:
     """Return a pod of these containers; ``labels`` and ``annotations`` are its metadata's."""
     metadata = {key: fields.pop(key) for key in ("labels", "annotations") if key in fields}
     return {"metadata": metadata, "spec": {"containers": list(containers), **fields}}
 
 
-def container(name: str = "app", **fields: Any) -> Json:
-    return {"name": name, "image": f"{name}:1", **fields}
+def container(own_name: str = "app", /, **fields: object) -> Json:
+    return {"name": own_name, "image": f"{own_name}:1", **fields}
 
 
 def variables(one: Json) -> dict[str, str]:
@@ -25,7 +25,7 @@ def variables(one: Json) -> dict[str, str]:
     return {entry["name"]: entry.get("value", "") for entry in one.get("env", ())}
 
 
-def status(**names: Any) -> dict[str, str]:
+def status(**names: object) -> dict[str, str]:
     """Return the annotation that an injection of release 1.30 left."""
     data = {"initContainers": None, "containers": None, "volumes": None, "imagePullSecrets": None}
     text = json.dumps({**data, "revision": "default", **names})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -21,10 +21,13 @@ from istio_init.inject.mesh import (
 )
 from istio_init.inject.problems import InjectionError, Where
 
+if TYPE_CHECKING:
+    from typing import Any
+
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("data", [None, {}, {"defaultConfig": None}, {"defaultConfig": {}}])
-def test_without_settings_the_defaults_remain(generation: Generation, data: Any) -> None:
+def test_without_settings_the_defaults_remain(generation: Generation, data: object) -> None:
     assert mesh_config(data, generation) == mesh_config(None, generation)
 
 
@@ -109,7 +112,7 @@ def test_the_spelling_of_protobuf_is_read_too() -> None:
         ("holdApplicationUntilProxyStarts", "yes"),
     ],
 )
-def test_a_value_of_a_wrong_type_is_refused_by_its_name(field: str, value: Any) -> None:
+def test_a_value_of_a_wrong_type_is_refused_by_its_name(field: str, value: object) -> None:
     where = Where(annotation="a")
     with pytest.raises(InjectionError, match=field) as refused:
         proxy_config({field: value}, where)
@@ -119,7 +122,7 @@ def test_a_value_of_a_wrong_type_is_refused_by_its_name(field: str, value: Any) 
 
 
 @pytest.mark.parametrize("data", ["text", ["a"], 5])
-def test_a_config_is_a_mapping(data: Any) -> None:
+def test_a_config_is_a_mapping(data: object) -> None:
     with pytest.raises(InjectionError, match="a mapping"):
         proxy_config(data)
     with pytest.raises(InjectionError, match="a mapping"):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.inject.order import ordered
-from tests.unit.inject.pods import Json
+
+if TYPE_CHECKING:
+    from tests.unit.inject.pods import Json
 
 
 def pod(containers: str, init: str) -> Json:
@@ -67,5 +71,5 @@ def test_the_order_is_final_and_the_users_containers_keep_theirs(
 
 
 def test_lists_that_are_empty_or_absent_stay() -> None:
-    empty = {"metadata": {}, "spec": {"containers": []}}
+    empty: Json = {"metadata": {}, "spec": {"containers": []}}
     assert ordered(empty, hold=True) == empty

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -30,6 +30,9 @@ from istio_init.inject.pod_values import (
     read_value,
 )
 from istio_init.inject.problems import InjectionError
+
+if TYPE_CHECKING:
+    from typing import Any
 
 TEXTS = FieldType(Shape.LIST, FieldType(Shape.TEXT))
 
@@ -76,7 +79,7 @@ def test_a_pod_of_the_right_types_stays(reading: Reading) -> None:
     ("value", "text"),
     [(True, "true"), (False, "false"), (8, "8"), (1.5, "1.5"), (1e6, "1e+06"), (1e5, "100000")],
 )
-def test_a_scalar_of_a_manifest_becomes_text_where_text_is_wanted(value: Any, text: str) -> None:
+def test_a_scalar_of_a_manifest_becomes_text_where_text_is_wanted(value: object, text: str) -> None:
     pod = {"metadata": {"labels": {"a": value}, "name": value}, "spec": {"hostname": value}}
     result = read_value(pod, POD, MANIFEST)
     assert result == {"metadata": {"labels": {"a": text}, "name": text}, "spec": {"hostname": text}}

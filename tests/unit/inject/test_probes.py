@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -19,6 +19,9 @@ from istio_init.inject.probes import (
     without_saved_probes,
 )
 from tests.unit.inject.pods import PROXY, Json, container, pod
+
+if TYPE_CHECKING:
+    from typing import Any
 
 PORT = 15020
 VARIABLE = "ISTIO_KUBE_APP_PROBERS"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from istio_init.inject.proxy_image import (
@@ -73,7 +71,7 @@ def test_without_a_namespace_they_are_the_usual() -> None:
     assert openshift_ids(None) == openshift_ids({"metadata": {}}) == (1337, 1337)
 
 
-def running_as(user: Any, **fields: Any) -> Json:
+def running_as(user: object, **fields: object) -> Json:
     return {"securityContext": {"runAsUser": user, **fields}}
 
 

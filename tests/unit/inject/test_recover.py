@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -13,8 +12,8 @@ from istio_init.inject.overrides import (
     follow_proxy_user,
     move_proxy,
     read_overrides,
+    record_overrides,
 )
-from istio_init.inject.overrides import record_overrides
 from istio_init.inject.problems import InjectionError
 from istio_init.inject.recover import (
     is_injected,
@@ -155,7 +154,7 @@ def test_a_user_wins_field_by_field() -> None:
     }
 
 
-def with_user(user: Any, group: Any = None) -> Json:
+def with_user(user: object, group: object = None) -> Json:
     context = {
         key: one for key, one in (("runAsUser", user), ("runAsGroup", group)) if one is not None
     }
@@ -163,37 +162,40 @@ def with_user(user: Any, group: Any = None) -> Json:
 
 
 @pytest.mark.parametrize(
-    ("name", "user", "group", "tproxy", "flag", "context"),
+    ("name", "user", "group", "flag", "context"),
     [
-        ("istio-init", 2000, None, False, "2000", None),
-        ("istio-init", 0, None, False, "1337", None),
-        ("istio-init", None, 5, False, "1337", None),
-        ("istio-init", 2000, None, True, "2000", None),
-        ("istio-validation", 2000, 5, False, "2000", {"runAsUser": 2000, "runAsGroup": 5}),
-        ("istio-validation", 2000, 5, True, "2000", None),
-        ("istio-validation", 0, None, False, "1337", {"runAsUser": 0}),
+        ("istio-init", 2000, None, "2000", None),
+        ("istio-init", 0, None, "1337", None),
+        ("istio-init", None, 5, "1337", None),
+        ("istio-validation", 2000, 5, "2000", {"runAsUser": 2000, "runAsGroup": 5}),
+        ("istio-validation", 0, None, "1337", {"runAsUser": 0}),
     ],
 )
 def test_the_rules_follow_the_proxys_user(
-    name: str,
-    user: int | None,
-    group: int | None,
-    tproxy: bool,
-    flag: str,
-    context: Json | None,  # noqa: FBT001
+    name: str, user: int | None, group: int | None, flag: str, context: Json | None
 ) -> None:
+    changed, _ = followed(name, user, group, tproxy=False)
+    assert changed["args"] == ["-p", "1", "-u", flag]
+    assert changed.get("securityContext") == context
+
+
+@pytest.mark.parametrize("name", ["istio-init", "istio-validation"])
+def test_under_tproxy_the_proxy_stays_root(name: str) -> None:
+    changed, proxy = followed(name, 2000, 5, tproxy=True)
+    assert changed["args"] == ["-p", "1", "-u", "2000"]
+    assert "securityContext" not in changed
+    assert proxy["securityContext"] == {"runAsUser": 0, "runAsGroup": 5}
+
+
+def followed(name: str, user: int | None, group: int | None, *, tproxy: bool) -> tuple[Json, Json]:
     init = {"name": name, "args": ["-p", "1", "-u", "1337"]}
     original = with_user(user, group)
     injected = pod(*original["spec"]["containers"], initContainers=[init])
     result = follow_proxy_user(injected, original, tproxy=tproxy)
-    changed = named(result, name)
+    changed, proxy = named(result, name), named(result, "istio-proxy")
     assert changed is not None
-    assert changed["args"] == ["-p", "1", "-u", flag]
-    assert changed.get("securityContext") == context
-    proxy = named(result, "istio-proxy")
     assert proxy is not None
-    if tproxy:
-        assert proxy["securityContext"]["runAsUser"] == 0
+    return changed, proxy
 
 
 def test_without_a_user_or_an_init_container_nothing_follows() -> None:

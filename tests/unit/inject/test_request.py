@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from istio_init.inject.request import PodRequest, Workload, environment_of_path, workload_of
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def owner(kind: str, name: str, version: str = "apps/v1", **fields: Any) -> dict[str, Any]:
+
+def owner(kind: str, name: str, version: str = "apps/v1", **fields: object) -> dict[str, Any]:
     return {"apiVersion": version, "kind": kind, "name": name, "controller": True, **fields}
 
 
@@ -45,7 +48,7 @@ def owner(kind: str, name: str, version: str = "apps/v1", **fields: Any) -> dict
     ],
 )
 def test_a_pod_of_a_controller_is_the_controllers(
-    labels: dict[str, str], reference: Any, workload: tuple[str, str, str]
+    labels: dict[str, str], reference: object, workload: tuple[str, str, str]
 ) -> None:
     metadata = {"generateName": "x-", "labels": labels, "ownerReferences": [reference]}
     request = PodRequest(metadata, {}, namespace="ns")
