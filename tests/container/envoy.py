@@ -198,9 +198,7 @@ def bound_ports(config: dict[str, Any]) -> list[int]:
         one for one in config["static_resources"]["listeners"] if one.get("bind_to_port", True)
     ]
     addresses = [
-        address
-        for one in listeners
-        for address in (one, *one.get("additional_addresses", ()))
+        address for one in listeners for address in (one, *one.get("additional_addresses", ()))
     ]
     return [one["address"]["socket_address"]["port_value"] for one in addresses]
 
@@ -224,7 +222,9 @@ class Envoy:
         deadline = time.monotonic() + PATIENCE
         wanted = " or ".join(f"sport = :{port}" for port in self._ports)
         while time.monotonic() < deadline and self._process.poll() is None:
-            if len(self._pod.run("ss", "-Hltn", wanted).stdout.splitlines()) == len(self._ports):
+            lines = self._pod.run("ss", "-Hltn", wanted).stdout.splitlines()
+            # Each of Envoy's threads has a socket of its own for the same address.
+            if len({line.split()[3] for line in lines}) == len(self._ports):
                 return
             time.sleep(0.05)
         self._process.kill()
