@@ -78,9 +78,7 @@ class Node:
         if not answer:
             return False
         conditions = json.loads(answer)["status"]["conditions"]
-        return {"Ready": "True"}.items() <= {
-            one["type"]: one["status"] for one in conditions
-        }.items()
+        return ("Ready", "True") in {(one["type"], one["status"]) for one in conditions}
 
     def _containerd(self) -> str:
         # overlayfs cannot lie on an overlayfs, which a container has; on a tmpfs it can.

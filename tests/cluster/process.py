@@ -33,8 +33,7 @@ def call(*command: str | Path, given: str | bytes | None = None) -> str:
         input=given.encode() if isinstance(given, str) else given,
         # Not this process's own input: that of a shell in the cluster would be eaten.
         stdin=subprocess.DEVNULL if given is None else None,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         check=False,
     )
     if done.returncode:
