@@ -58,8 +58,8 @@ if __name__ == "__main__":
     import glob
     import importlib
 
-    from istio_init.apply import libiptc
-    from istio_init.model import FAMILIES
+    from istio_init.kernel import libiptc
+    from istio_init.rules.ranges import FAMILIES
 
     for family in FAMILIES:
         libiptc.load(family)

@@ -12,7 +12,7 @@ Drift that an audit finds is a value, not an error; the command line returns 3.
 
 from __future__ import annotations
 
-from istio_init.typed import TYPE_CHECKING, Record
+from istio_init.lean import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from typing import Self

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from istio_init.typed import TYPE_CHECKING
+from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from istio_init.config import Level
+    from typing import Literal
+
+    Level = Literal["debug", "info", "warn", "error", "fatal", "none"]
 
 LEVELS: tuple[Level, ...] = ("debug", "info", "warn", "error", "fatal", "none")
 

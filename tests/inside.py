@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import pyroute2  # noqa: F401 - imported once here, not in every process
 
-from istio_init import cli, netns
-from istio_init.apply import libiptc
+from istio_init import cli
+from istio_init.kernel import libiptc, netns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

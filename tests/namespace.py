@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from istio_init.model import BUILTIN_CHAINS, TABLES
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from istio_init.config import Backend
+    from istio_init.config.model import Backend
 
 PROGRAM = str(Path(sys.executable).with_name("istio-init"))
 TOOLS = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from istio_init.model import TABLES
+from istio_init.rules.model import TABLES
 from tests.namespace import TOOLS, Namespace
 
 if TYPE_CHECKING:

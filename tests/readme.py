@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from istio_init.cli.options import OPTIONS
+from istio_init.config.options import OPTIONS
 
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"

@@ -6,7 +6,7 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
-from istio_init.model import BUILTIN_CHAINS, TABLES
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES
 from tests.namespace import TOOLS
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, Literal
 
-from istio_init.apply import iptables_nft, legacy, libiptc, nftables, programs, routes
-from istio_init.apply.programs import Finished
+from istio_init.apply import iptables_nft, legacy, nftables, routes
 from istio_init.errors import ApplyError
+from istio_init.kernel import libiptc, process
+from istio_init.kernel.process import Finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ def _watch_libiptc(watch: Watch) -> None:
 
 
 def _watch_programs(watch: Watch) -> None:
-    execute = programs.execute
+    execute = process.execute
 
     def watched(arguments: Sequence[str], text: str = "", **named: str) -> Finished:
         if not text or arguments[0] not in _CHANGERS:
@@ -102,7 +103,7 @@ def _watch_programs(watch: Watch) -> None:
             return Finished(1, "", WHY)
         return done
 
-    programs.execute = watched
+    process.execute = watched
 
 
 def _watch_routes(watch: Watch) -> None:

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for the typed rules of istio_init.model.
+"""Hypothesis strategies for the typed rules of istio_init.rules.model.
 
 What they give is canonical: iptables accepts it, and the kernel gives it back
 word for word and byte for byte. Left out is what iptables takes but prints as
@@ -14,50 +14,17 @@ from typing import TYPE_CHECKING, TypeVar
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from istio_init.model import (
-    BUILTIN_CHAINS,
-    CT_STATES,
-    FAMILIES,
-    FULL_MASK,
-    IPV4,
-    TABLES,
-    Accept,
-    Chain,
-    ConnMark,
-    CtState,
-    CtZone,
-    Destination,
-    Drop,
-    IdRange,
-    InInterface,
-    Jump,
-    Mark,
-    MultiPorts,
-    Network,
-    OutInterface,
-    Owner,
-    PortRange,
-    Ports,
-    Proto,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    Ruleset,
-    SaveMark,
-    SetMark,
-    Socket,
-    Source,
-    Tproxy,
-    make_table,
-    rule,
-)
-from istio_init.values import MAX_ID, MAX_INTERFACE, MAX_PORT, MAX_U32, interface
+from istio_init.config.values import MAX_ID, MAX_INTERFACE, MAX_PORT, MAX_U32, interface
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES, Chain, Ruleset, make_table, rule
+from istio_init.rules.ranges import FAMILIES, FULL_MASK, IPV4, IdRange, Network, PortRange
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
-    from istio_init.model import CtModule, Family, Match, Protocol, Rule, Side, Table, Target
+    from istio_init.rules.model import Rule, Table
+    from istio_init.rules.ranges import Family, Protocol
 
 T = TypeVar("T")
 
@@ -66,10 +33,10 @@ CHAINS = ("ISTIO_OUTPUT", "ISTIO_REDIRECT", "other", "X" * 28)
 
 # The only table in which the kernel, or iptables itself, takes a target.
 _ONLY_TABLE: dict[type, str] = {
-    CtZone: "raw",
-    Redirect: "nat",
-    Reject: "filter",
-    Tproxy: "mangle",
+    t.CtZone: "raw",
+    t.Redirect: "nat",
+    t.Reject: "filter",
+    t.Tproxy: "mangle",
 }
 _SLOTS = 15
 _BANGS = st.booleans()
@@ -156,8 +123,8 @@ interface_names = st.one_of(
 
 
 protocols: SearchStrategy[Protocol] = st.sampled_from(("tcp", "udp"))
-_sides: SearchStrategy[Side] = st.sampled_from(("sport", "dport"))
-_modules: SearchStrategy[CtModule] = st.sampled_from(("conntrack", "state"))
+_sides: SearchStrategy[m.Side] = st.sampled_from(("sport", "dport"))
+_modules: SearchStrategy[m.CtModule] = st.sampled_from(("conntrack", "state"))
 
 
 def _fitting(wished: list[PortRange]) -> tuple[PortRange, ...]:
@@ -173,54 +140,54 @@ def _fitting(wished: list[PortRange]) -> tuple[PortRange, ...]:
 
 
 multi_ports = st.builds(
-    MultiPorts,
+    m.MultiPorts,
     _sides,
     st.lists(port_ranges, min_size=1, max_size=_SLOTS).map(_fitting),
     _BANGS,
 )
 ct_states = st.builds(
-    CtState,
-    st.sets(st.sampled_from(tuple(CT_STATES)), min_size=1).map(
-        lambda chosen: tuple(state for state in CT_STATES if state in chosen)
+    m.CtState,
+    st.sets(st.sampled_from(tuple(m.CT_STATES)), min_size=1).map(
+        lambda chosen: tuple(state for state in m.CT_STATES if state in chosen)
     ),
     _modules,
     _BANGS,
 )
-owners = st.builds(Owner, st.sampled_from(("uid", "gid")), id_ranges, _BANGS)
+owners = st.builds(m.Owner, st.sampled_from(("uid", "gid")), id_ranges, _BANGS)
 
 
 @cache
-def extensions(protocol: Protocol | None) -> SearchStrategy[Match]:
+def extensions(protocol: Protocol | None) -> SearchStrategy[m.Match]:
     """The matches that follow a rule's header; those on ports need a protocol."""
-    free: list[SearchStrategy[Match]] = [
+    free: list[SearchStrategy[m.Match]] = [
         owners,
         ct_states,
-        st.builds(Mark, marks, masks, _BANGS),
-        st.builds(ConnMark, marks, masks, _BANGS),
-        st.just(Socket()),
+        st.builds(m.Mark, marks, masks, _BANGS),
+        st.builds(m.ConnMark, marks, masks, _BANGS),
+        st.just(m.Socket()),
     ]
     if protocol is not None:
-        free.append(st.builds(Ports, st.just(protocol), _sides, port_ranges, _BANGS))
+        free.append(st.builds(m.Ports, st.just(protocol), _sides, port_ranges, _BANGS))
         free.append(multi_ports)
     return st.one_of(free)
 
 
 @cache
-def headers(family: Family, protocol: Protocol | None) -> SearchStrategy[tuple[Match, ...]]:
+def headers(family: Family, protocol: Protocol | None) -> SearchStrategy[tuple[m.Match, ...]]:
     """The matches of a rule's header.
 
     With ``protocol`` None the rule has no protocol, or one that it excludes.
     """
-    last: SearchStrategy[Match | None] = (
-        st.one_of(st.none(), st.builds(Proto, protocols, st.just(value=True)))
+    last: SearchStrategy[m.Match | None] = (
+        st.one_of(st.none(), st.builds(m.Proto, protocols, st.just(value=True)))
         if protocol is None
-        else st.just(Proto(protocol))
+        else st.just(m.Proto(protocol))
     )
-    parts: tuple[SearchStrategy[Match | None], ...] = (
-        st.one_of(st.none(), st.builds(Source, networks(family), _BANGS)),
-        st.one_of(st.none(), st.builds(Destination, networks(family), _BANGS)),
-        st.one_of(st.none(), st.builds(InInterface, interface_names, _BANGS)),
-        st.one_of(st.none(), st.builds(OutInterface, interface_names, _BANGS)),
+    parts: tuple[SearchStrategy[m.Match | None], ...] = (
+        st.one_of(st.none(), st.builds(m.Source, networks(family), _BANGS)),
+        st.one_of(st.none(), st.builds(m.Destination, networks(family), _BANGS)),
+        st.one_of(st.none(), st.builds(m.InInterface, interface_names, _BANGS)),
+        st.one_of(st.none(), st.builds(m.OutInterface, interface_names, _BANGS)),
         last,
     )
     return st.tuples(*parts).map(lambda found: tuple(one for one in found if one is not None))
@@ -229,37 +196,37 @@ def headers(family: Family, protocol: Protocol | None) -> SearchStrategy[tuple[M
 @cache
 def targets(
     protocol: Protocol | None, chains: tuple[str, ...] = CHAINS, table: str | None = None
-) -> SearchStrategy[Target]:
+) -> SearchStrategy[t.Target]:
     """Every target, or those for one table; those that rewrite ports need a protocol.
 
     Jumps lead to ``chains``.
     """
-    plain: tuple[Target, ...] = (
-        Return(),
-        Accept(),
-        Drop(),
-        Reject(),
-        SaveMark(),
-        RestoreMark(),
+    plain: tuple[t.Target, ...] = (
+        t.Return(),
+        t.Accept(),
+        t.Drop(),
+        t.Reject(),
+        t.SaveMark(),
+        t.RestoreMark(),
     )
-    free: list[SearchStrategy[Target]] = [
+    free: list[SearchStrategy[t.Target]] = [
         st.sampled_from([one for one in plain if table is None or table in tables_of(one)]),
-        st.builds(SetMark, marks, masks),
+        st.builds(t.SetMark, marks, masks),
     ]
     if chains:
-        free.append(st.builds(Jump, st.sampled_from(chains)))
+        free.append(st.builds(t.Jump, st.sampled_from(chains)))
     if table in (None, "raw"):
-        free.append(st.builds(CtZone, st.integers(1, 0xFFFF)))
+        free.append(st.builds(t.CtZone, st.integers(1, 0xFFFF)))
     if table in (None, "nat") and protocol is not None:
-        free.append(st.builds(Redirect, ports))
+        free.append(st.builds(t.Redirect, ports))
     if table in (None, "mangle") and protocol is not None:
-        free.append(st.builds(Tproxy, ports, marks, masks))
+        free.append(st.builds(t.Tproxy, ports, marks, masks))
     return st.one_of(free)
 
 
-def _unmixed(matches: list[Match]) -> bool:
+def _unmixed(matches: list[m.Match]) -> bool:
     """Whether iptables reads these: it mixes up --mark of a match with that of the one before."""
-    kinds = [type(one) for one in matches if isinstance(one, Mark | ConnMark)]
+    kinds = [type(one) for one in matches if isinstance(one, m.Mark | m.ConnMark)]
     return sum(one is not other for one, other in pairwise(kinds)) < 2
 
 
@@ -280,9 +247,9 @@ def rules(
     return st.one_of(of(None), of("tcp"), of("udp"))
 
 
-def tables_of(target: Target) -> tuple[str, ...]:
+def tables_of(target: t.Target) -> tuple[str, ...]:
     """Return the tables in which a target may stand."""
-    if isinstance(target, Drop):
+    if isinstance(target, t.Drop):
         # iptables refuses to filter in nat.
         return tuple(table for table in TABLES if table != "nat")
     only = _ONLY_TABLE.get(type(target))

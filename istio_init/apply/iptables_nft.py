@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from istio_init import ownership
-from istio_init.apply import nfnetlink, programs
 from istio_init.errors import ApplyError, Location, UnsupportedError
-from istio_init.model import BUILTIN_CHAINS, TABLES, Ruleset, jump_of, make_table
-from istio_init.parse.save import parse_save
-from istio_init.render.words import restore_words, rule_words, tool
-from istio_init.typed import TYPE_CHECKING
+from istio_init.formats.iptables import restore_words, rule_words, tool
+from istio_init.formats.save_reader import parse_save
+from istio_init.kernel import nfnetlink, process
+from istio_init.lean import TYPE_CHECKING
+from istio_init.rules import ownership
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES, Ruleset, jump_of, make_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.apply.programs import Finished
-    from istio_init.diff import Change, TableChanges
-    from istio_init.model import Family, ForeignRule, Rule
+    from istio_init.kernel.process import Finished
+    from istio_init.rules.diff import Change, TableChanges
+    from istio_init.rules.model import ForeignRule, Rule
+    from istio_init.rules.ranges import Family
 
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
 _SAVE = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
@@ -174,7 +175,7 @@ def _execute(program: str, text: str, *, where: str) -> str:
         ProgramError: it failed.
         ApplyError: it did not come to an end.
     """
-    done = programs.execute(
+    done = process.execute(
         [program, "--noflush"] if text else [program],
         text,
         where=where,
@@ -207,18 +208,18 @@ def _refused(
     number = _line_number(error.why)
     if not 0 < number <= len(lines):
         return error.at(Location(IptablesNft.name, family))
-    from istio_init.apply import features
+    from istio_init.kernel import modules
 
     text, step = lines[number - 1]
     error.why += f" at: {text}"
     if step:
         (table,) = [one.table for one in changes if any(step is other for other in one.steps)]
-        error.at(features.location(IptablesNft.name, family, table, step))
-    needed = features.needed((step,), family) if step else ()
+        error.at(modules.location(IptablesNft.name, family, table, step))
+    needed = modules.needed((step,), family) if step else ()
     if needed and not error.remedy:
-        modules = ", ".join(feature.module for feature in needed)
+        names = ", ".join(feature.module for feature in needed)
         error.missing = frozenset(feature.name for feature in needed)
-        error.remedy = f"see that the kernel has the modules nft_compat, {modules}"
+        error.remedy = f"see that the kernel has the modules nft_compat, {names}"
         if any(feature.name == "owner" for feature in needed):
             error.remedy += ", and that this user namespace knows the uid or gid"
     return error

@@ -5,21 +5,23 @@ from __future__ import annotations
 import ctypes
 from errno import EAGAIN, EINVAL, ENOENT, ENOPROTOOPT, EPERM
 
-from istio_init import ownership
-from istio_init.apply import features, libiptc
-from istio_init.apply.base import TableChangedError
-from istio_init.apply.entry import decode, encode, normalised
+from istio_init.apply.backend import TableChangedError
 from istio_init.errors import ApplyError, Location, UnsupportedError
-from istio_init.host import LEGACY_TABLES, legacy_tables
-from istio_init.model import BUILTIN_CHAINS, IPV4, TABLES, Chain, Ruleset, make_table
-from istio_init.render.words import tool
-from istio_init.typed import TYPE_CHECKING
+from istio_init.formats.iptables import tool
+from istio_init.formats.xt_entry import decode, encode, normalised
+from istio_init.kernel import libiptc, modules
+from istio_init.kernel.host import LEGACY_TABLES, legacy_tables
+from istio_init.lean import TYPE_CHECKING
+from istio_init.rules import ownership
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES, Chain, Ruleset, make_table
+from istio_init.rules.ranges import IPV4
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar
 
-    from istio_init.diff import Change, TableChanges
-    from istio_init.model import Family, ForeignRule, Rule, Table
+    from istio_init.rules.diff import Change, TableChanges
+    from istio_init.rules.model import ForeignRule, Rule, Table
+    from istio_init.rules.ranges import Family
 
 _INSTEAD = "use --backend nft or nftables"
 _MODULES = {"ipv4": "ip_tables", "ipv6": "ip6_tables"}
@@ -216,10 +218,10 @@ class Legacy:
         self, change: TableChanges, error: Exception, number: int
     ) -> ApplyError | UnsupportedError:
         where = f"backend legacy, {change.family}, {change.table}"
-        missing: list[features.Feature] = []
+        missing: list[modules.Feature] = []
         if number in (ENOENT, EINVAL):
-            needed = features.needed(change.steps, change.family)
-            missing = [feature for feature in needed if not features.in_legacy(feature)]
+            needed = modules.needed(change.steps, change.family)
+            missing = [feature for feature in needed if not modules.in_legacy(feature)]
         if missing:
             return UnsupportedError(
                 f"this kernel lacks {' and '.join(str(feature) for feature in missing)} ({where})",
@@ -242,10 +244,10 @@ class Legacy:
             remedy=remedy,
         ).at(Location(self.name, change.family, change.table))
 
-    def _first_needing(self, change: TableChanges, missing: list[features.Feature]) -> Location:
+    def _first_needing(self, change: TableChanges, missing: list[modules.Feature]) -> Location:
         for step in change.steps:
-            if not set(missing).isdisjoint(features.needed((step,), change.family)):
-                return features.location(self.name, change.family, change.table, step)
+            if not set(missing).isdisjoint(modules.needed((step,), change.family)):
+                return modules.location(self.name, change.family, change.table, step)
         return Location(self.name, change.family, change.table)
 
 

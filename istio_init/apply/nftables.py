@@ -12,28 +12,22 @@ where one appeared that was not there, nothing is written and the run starts ove
 
 from __future__ import annotations
 
-from istio_init.apply import nfnetlink, programs
-from istio_init.apply.base import TableChangedError
-from istio_init.compact import canonical, canonical_table
+from istio_init.apply.backend import TableChangedError
 from istio_init.errors import ApplyError, Location, ParseError, UnsupportedError
-from istio_init.model import (
-    BUILTIN_CHAINS,
-    FAMILIES,
-    TABLES,
-    Chain,
-    ForeignRule,
-    Ruleset,
-    make_table,
-)
-from istio_init.planner.shared import NATIVE_TABLES, OWN_CHAINS
-from istio_init.render import nft as script
-from istio_init.typed import TYPE_CHECKING
+from istio_init.formats import nft_script as script
+from istio_init.kernel import nfnetlink, process
+from istio_init.lean import TYPE_CHECKING
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES, Chain, ForeignRule, Ruleset, make_table
+from istio_init.rules.names import NATIVE_TABLES, OWN_CHAINS
+from istio_init.rules.ranges import FAMILIES
+from istio_init.rules.sets import canonical, canonical_table
 
 if TYPE_CHECKING:
-    from istio_init.apply.programs import Finished
-    from istio_init.diff import TableChanges
-    from istio_init.model import Family, Table
-    from istio_init.ownership import Traces
+    from istio_init.kernel.process import Finished
+    from istio_init.rules.diff import TableChanges
+    from istio_init.rules.model import Table
+    from istio_init.rules.ownership import OwnershipEvidence
+    from istio_init.rules.ranges import Family
 
     Both = dict[Family, Table]
 
@@ -127,7 +121,7 @@ class Nftables:
 
     def _listed(self, names: list[str], *, others: bool) -> dict[str, Both]:
         """Return our tables of these names, in one run of nft if there is no other table."""
-        from istio_init.parse.nft import parse_tables
+        from istio_init.formats.nft_json import parse_tables
 
         if len(names) > 1 and not others:
             try:
@@ -138,7 +132,7 @@ class Nftables:
         return {name: self._one_listed(name) for name in names}
 
     def _one_listed(self, name: str) -> Both:
-        from istio_init.parse.nft import parse_tables
+        from istio_init.formats.nft_json import parse_tables
 
         table = ("table", "inet", NATIVE_TABLES[name])
         try:
@@ -152,12 +146,14 @@ class Nftables:
         self._listings.append((name, both, text))
         return both
 
-    def wanted(self, live: Ruleset, planned: Ruleset, _known: Traces, *, clean: bool) -> Ruleset:
+    def wanted(
+        self, live: Ruleset, planned: Ruleset, _known: OwnershipEvidence, *, clean: bool
+    ) -> Ruleset:
         """Return the plan's tables in canonical form, and every other one of ``live`` empty."""
         return _in_place_of(live, Ruleset(planned.family, ()) if clean else canonical(planned))
 
     def restored(
-        self, live: Ruleset, before: Ruleset, _planned: Ruleset, _known: Traces
+        self, live: Ruleset, before: Ruleset, _planned: Ruleset, _known: OwnershipEvidence
     ) -> Ruleset:
         """Return the tables of ``before``, and every other one of ``live`` empty."""
         return _in_place_of(live, before)
@@ -193,7 +189,7 @@ class Nftables:
         An nft that has no echo in JSON prints something else, and is asked again;
         so it is when the echo is not what was meant.
         """
-        from istio_init.parse.nft import parse_tables
+        from istio_init.formats.nft_json import parse_tables
 
         try:
             written = parse_tables(echo)
@@ -252,7 +248,7 @@ def _is_canonical(table: Table) -> bool:
 
 
 def _nft(*arguments: str, text: str = "", where: str) -> Finished:
-    return programs.execute(["nft", *arguments], text, where=where, instead=_INSTEAD)
+    return process.execute(["nft", *arguments], text, where=where, instead=_INSTEAD)
 
 
 def _list(*what: str, options: tuple[str, ...] = ()) -> str:

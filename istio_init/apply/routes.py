@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import errno
 
-from istio_init.apply import rtnetlink
-from istio_init.config import DEFAULT_MARK, DEFAULT_ROUTE_TABLE
 from istio_init.errors import ApplyError
-from istio_init.host import ipv6_addresses
-from istio_init.model import FAMILIES, IPV6, Network, PolicyRoute
-from istio_init.planner.shared import PASSTHROUGH
-from istio_init.render.rules import RULE_PRIORITY
-from istio_init.typed import TYPE_CHECKING, Record
+from istio_init.kernel import rtnetlink
+from istio_init.kernel.host import ipv6_addresses
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules.model import PolicyRoute
+from istio_init.rules.names import DEFAULT_MARK, DEFAULT_ROUTE_TABLE, PASSTHROUGH, RULE_PRIORITY
+from istio_init.rules.ranges import FAMILIES, IPV6, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from istio_init.apply.rtnetlink import Verb
-    from istio_init.model import Family, Plan
+    from istio_init.kernel.rtnetlink import Verb
+    from istio_init.rules.model import Plan
+    from istio_init.rules.ranges import Family
 
     T = TypeVar("T")
 

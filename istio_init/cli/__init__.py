@@ -6,8 +6,8 @@ import gc
 import os
 import sys
 
-from istio_init.cli import startup
-from istio_init.typed import TYPE_CHECKING
+from istio_init.cli import fast_arguments
+from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        call = startup.read(words, os.environ)
+        call = fast_arguments.read(words, os.environ)
         if call is None:
-            from istio_init.cli.commands import run_with_click
+            from istio_init.cli.click_app import run_with_click
 
             return run_with_click(words)
-        from istio_init.cli.actions import run
+        from istio_init.cli.apply import run
 
         return run(*call)
     except KeyboardInterrupt:

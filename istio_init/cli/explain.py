@@ -6,26 +6,27 @@ import os
 import sys
 from _socket import if_indextoname
 
-from istio_init import explain, host, planner
+from istio_init import planner
 from istio_init.cli import packet, terminal
-from istio_init.cli.options import ANNOTATIONS
 from istio_init.cli.packet import USUAL_INTERFACE
-from istio_init.cli.resolve import Resolved, asks_for_rules, enter_namespace, resolve
-from istio_init.config import LAYOUT_1_30
+from istio_init.config.model import LAYOUT_1_30
+from istio_init.config.options import ANNOTATIONS
+from istio_init.config.resolve import Resolved, asks_for_rules, enter_namespace, resolve
+from istio_init.diagnose import text, trace
+from istio_init.diagnose.packet import LO, Packet
+from istio_init.diagnose.trace import Routes, Rules
 from istio_init.errors import ConfigError, IstioInitError, Problem
-from istio_init.explain import Routes, Rules
+from istio_init.kernel import host
+from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.log import Log
-from istio_init.model import IPV6, Network
-from istio_init.packet import LO, Packet
-from istio_init.render import trace
-from istio_init.typed import TYPE_CHECKING, Record
+from istio_init.rules.ranges import IPV6, Network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.cli.packet import Asked, Direction
-    from istio_init.host import Names
-    from istio_init.model import Plan
+    from istio_init.kernel.host import Names
+    from istio_init.rules.model import Plan
 
 
 class _Found(Record):
@@ -121,8 +122,10 @@ def _away(sent: Packet) -> str | None:
 
 def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
     """Return the live rules with the reasons of the flags, ``said`` or recognised in them."""
-    from istio_init import ownership
-    from istio_init.apply import live, routes, rtnetlink
+    from istio_init.apply import routes
+    from istio_init.kernel import rtnetlink
+    from istio_init.operate import live
+    from istio_init.rules import ownership
 
     enter_namespace(resolved.run)
     sent = asked.packet
@@ -147,7 +150,7 @@ def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
                 local, away = way.local, interface
     # What stands there and would be planned too is there for the reason it would be planned.
     plan = _plan(resolved if said else _recognised(resolved))
-    rules = tuple(explain.explained(one, plan) for one in found.rules)
+    rules = tuple(trace.explained(one, plan) for one in found.rules)
     if not rules:
         notes += ("there are no rules in this namespace",)
     return _Found(rules, sent, Routes(marked, away, local=local), "", notes)
@@ -155,11 +158,11 @@ def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
 
 def _recognised(resolved: Resolved) -> Resolved:
     """Return what the live rules look as if it had been asked for."""
-    from istio_init.apply import observe
+    from istio_init.operate import audit
 
     try:
-        state = observe.look(resolved.run)
-        config = observe.recognise(state) if state.installed else None
+        state = audit.look(resolved.run)
+        config = audit.recognise(state) if state.installed else None
     except IstioInitError:
         # What cannot be looked at was noted where the rules were read.
         config = None
@@ -167,10 +170,10 @@ def _recognised(resolved: Resolved) -> Resolved:
 
 
 def _write(found: _Found, *, as_json: bool) -> None:
-    way = explain.trace(found.rules, found.packet, found.routes)
+    way = trace.trace(found.rules, found.packet, found.routes)
     if as_json:
-        text = trace.document(way, ANNOTATIONS, layout=found.layout, notes=found.notes)
-        sys.stdout.write(text)
+        document = text.document(way, ANNOTATIONS, layout=found.layout, notes=found.notes)
+        sys.stdout.write(document)
         sys.stdout.flush()
     else:
-        terminal.write(trace.lines(way, ANNOTATIONS, layout=found.layout, notes=found.notes))
+        terminal.write(text.lines(way, ANNOTATIONS, layout=found.layout, notes=found.notes))

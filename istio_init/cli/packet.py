@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from istio_init import values
-from istio_init.cli.options import Option
+from istio_init.config import values
+from istio_init.config.options import Option
+from istio_init.diagnose.packet import LO, Packet, is_loopback
 from istio_init.errors import Problem
-from istio_init.model import IPV4, IPV6, Network
-from istio_init.packet import LO, Packet, is_loopback
-from istio_init.typed import TYPE_CHECKING, Record
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules.ranges import IPV4, IPV6, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal, TypeVar
 
-    from istio_init.host import Names
-    from istio_init.model import Family
-    from istio_init.packet import Hook, State
+    from istio_init.diagnose.packet import Hook, State
+    from istio_init.kernel.host import Names
+    from istio_init.rules.ranges import Family
 
     T = TypeVar("T")
     Direction = Literal["outbound", "inbound"]

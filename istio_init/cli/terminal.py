@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from istio_init.typed import TYPE_CHECKING
+from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, TextIO
 
-    from istio_init.render.trace import Line
+    from istio_init.diagnose.text import Line
 
 # What a piece of a line is about, and how a terminal shows it.
 STYLES = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from istio_init.config import LAYOUT_1_0, LAYOUT_1_30
-from istio_init.typed import TYPE_CHECKING, assert_never
+from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30
+from istio_init.lean import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
-    from istio_init.config import Config, Facts
-    from istio_init.model import Plan
+    from istio_init.config.model import Config, Facts
+    from istio_init.rules.model import Plan
 
 
 def plan(config: Config, facts: Facts) -> Plan:

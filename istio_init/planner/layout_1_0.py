@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-from istio_init.model import (
-    IPV4,
-    IPV6,
-    Accept,
-    CtState,
-    Destination,
-    Jump,
-    OutInterface,
-    Plan,
-    PortRange,
-    Reject,
-    Return,
-    Socket,
-    rule,
-)
-from istio_init.planner.shared import (
-    FILTER,
-    INPUT,
-    NAT,
-    OUTBOUND,
-    OUTPUT,
-    REDIRECT,
+from istio_init.lean import TYPE_CHECKING
+from istio_init.planner.draft import (
     TCP,
     Draft,
     capture_ports,
@@ -35,11 +15,15 @@ from istio_init.planner.shared import (
     tproxy_route,
     warnings,
 )
-from istio_init.typed import TYPE_CHECKING
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import Plan, rule
+from istio_init.rules.names import FILTER, INPUT, ISTIO_OUTPUT, ISTIO_REDIRECT, NAT, OUTPUT
+from istio_init.rules.ranges import IPV4, IPV6, PortRange
 
 if TYPE_CHECKING:
-    from istio_init.config import Config
-    from istio_init.model import Ruleset
+    from istio_init.config.model import Config
+    from istio_init.rules.model import Ruleset
 
 _SSH = PortRange(22, 22)
 
@@ -67,26 +51,28 @@ def _ipv4(config: Config) -> Ruleset:
             rule(
                 TCP,
                 port("tcp", "dport", _SSH),
-                then=Return(),
+                then=t.Return(),
                 why="SSH into the pod is never captured in this layout",
                 flag="--layout",
             ),
         ),
-        established=(Socket(),),
+        established=(m.Socket(),),
         times=2,
         on_port=config.outbound_port,
     )
     draft.append(
-        NAT, OUTPUT, rule(TCP, then=Jump(OUTBOUND), why="outbound TCP is looked at", flag="-i")
+        NAT,
+        OUTPUT,
+        rule(TCP, then=t.Jump(ISTIO_OUTPUT), why="outbound TCP is looked at", flag="-i"),
     )
     local = loopback(config, IPV4)
     draft.append(
         NAT,
-        OUTBOUND,
+        ISTIO_OUTPUT,
         rule(
-            Destination(local, negated=True),
-            OutInterface("lo"),
-            then=Jump(REDIRECT),
+            m.Destination(local, negated=True),
+            m.OutInterface("lo"),
+            then=t.Jump(ISTIO_REDIRECT),
             why="a call to the pod's own address goes through the proxy",
             flag="-i",
         ),
@@ -94,22 +80,22 @@ def _ipv4(config: Config) -> Ruleset:
     for owner in proxy_owners(config):
         draft.append(
             NAT,
-            OUTBOUND,
-            rule(owner, then=Return(), why="the proxy's own traffic", flag=owner_flag(owner)),
+            ISTIO_OUTPUT,
+            rule(owner, then=t.Return(), why="the proxy's own traffic", flag=owner_flag(owner)),
         )
     draft.append(
         NAT,
-        OUTBOUND,
-        rule(Destination(local), then=Return(), why="traffic to loopback", flag="-i"),
+        ISTIO_OUTPUT,
+        rule(m.Destination(local), then=t.Return(), why="traffic to loopback", flag="-i"),
     )
     for excluded in config.outbound_exclude_cidrs:
         if excluded.family == IPV4:
             draft.append(
                 NAT,
-                OUTBOUND,
+                ISTIO_OUTPUT,
                 rule(
-                    Destination(excluded),
-                    then=Return(),
+                    m.Destination(excluded),
+                    then=t.Return(),
                     why="outbound destination left alone",
                     flag="-x",
                 ),
@@ -117,17 +103,17 @@ def _ipv4(config: Config) -> Ruleset:
     if config.outbound_all:
         draft.append(
             NAT,
-            OUTBOUND,
-            rule(then=Jump(REDIRECT), why="every outbound destination captured", flag="-i"),
+            ISTIO_OUTPUT,
+            rule(then=t.Jump(ISTIO_REDIRECT), why="every outbound destination captured", flag="-i"),
         )
     included = [cidr for cidr in config.outbound_cidrs if cidr.family == IPV4]
     for cidr in included:
         draft.append(
             NAT,
-            OUTBOUND,
+            ISTIO_OUTPUT,
             rule(
-                Destination(cidr),
-                then=Jump(REDIRECT),
+                m.Destination(cidr),
+                then=t.Jump(ISTIO_REDIRECT),
                 why="outbound destination captured",
                 flag="-i",
             ),
@@ -135,8 +121,8 @@ def _ipv4(config: Config) -> Ruleset:
     if included:
         draft.append(
             NAT,
-            OUTBOUND,
-            rule(then=Return(), why="every other outbound destination left alone", flag="-i"),
+            ISTIO_OUTPUT,
+            rule(then=t.Return(), why="every other outbound destination left alone", flag="-i"),
         )
     return draft.ruleset()
 
@@ -151,13 +137,13 @@ def _ipv6(config: Config) -> Ruleset:
     if not config.ipv6:
         why = "inbound IPv6 would pass beside the proxy"
         flag = "--no-ipv6"
-        draft.insert(FILTER, INPUT, rule(then=Reject(), why=why, flag=flag))
+        draft.insert(FILTER, INPUT, rule(then=t.Reject(), why=why, flag=flag))
         draft.insert(
             FILTER,
             INPUT,
             rule(
-                CtState(("ESTABLISHED",), "state"),
-                then=Accept(),
+                m.CtState(("ESTABLISHED",), "state"),
+                then=t.Accept(),
                 why="answers to the pod's own IPv6 connections",
                 flag=flag,
             ),

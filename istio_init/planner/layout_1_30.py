@@ -2,49 +2,9 @@
 
 from __future__ import annotations
 
-from istio_init.config import TPROXY
-from istio_init.model import (
-    FAMILIES,
-    IPV4,
-    IPV6,
-    ConnMark,
-    CtState,
-    CtZone,
-    Destination,
-    InInterface,
-    Jump,
-    Mark,
-    MultiPorts,
-    OutInterface,
-    Owner,
-    Plan,
-    PortRange,
-    Redirect,
-    RestoreMark,
-    Return,
-    Ruleset,
-    SaveMark,
-    SetMark,
-    Source,
-    rule,
-)
-from istio_init.model import (
-    Drop as DropTarget,
-)
-from istio_init.planner.shared import (
-    DROP,
-    IN_REDIRECT,
-    INBOUND,
-    LOOPBACK_IPV6,
-    MANGLE,
-    NAT,
-    OUTBOUND,
-    OUTBOUND_DNS,
-    OUTPUT,
-    PASSTHROUGH,
-    PREROUTING,
-    RAW,
-    REDIRECT,
+from istio_init.config.model import TPROXY
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.planner.draft import (
     TCP,
     UDP,
     Draft,
@@ -57,19 +17,34 @@ from istio_init.planner.shared import (
     tproxy_route,
     warnings,
 )
-from istio_init.typed import TYPE_CHECKING, Record
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import Plan, Ruleset, rule
+from istio_init.rules.names import (
+    AGENT_DNS_PORT,
+    APP_ZONE,
+    DNS_PORT,
+    ISTIO_DROP,
+    ISTIO_IN_REDIRECT,
+    ISTIO_INBOUND,
+    ISTIO_OUTPUT,
+    ISTIO_OUTPUT_DNS,
+    ISTIO_REDIRECT,
+    LOOPBACK_IPV6,
+    MANGLE,
+    NAT,
+    OUTBOUND_MARK,
+    OUTPUT,
+    PASSTHROUGH,
+    PREROUTING,
+    PROXY_ZONE,
+    RAW,
+)
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, PortRange
 
 if TYPE_CHECKING:
-    from istio_init.config import Config, Facts
-    from istio_init.model import Family, Match, Network
-
-DNS_PORT = PortRange(53, 53)
-AGENT_DNS_PORT = 15053
-# Marks the proxy's calls to the pod's own address, so that TPROXY takes them.
-OUTBOUND_MARK = 1338
-# Conntrack zones: the proxy's own queries, and the application's to the agent.
-PROXY_ZONE = 1
-APP_ZONE = 2
+    from istio_init.config.model import Config, Facts
+    from istio_init.rules.ranges import Family, Network
 
 
 class _Dns(Record):
@@ -86,11 +61,11 @@ class _Dns(Record):
         """Whether queries of this family are captured; the other family may still be."""
         return self.on and (self.everything or bool(self.of(family)))
 
-    def destinations(self, family: Family) -> tuple[tuple[Destination, ...], ...]:
+    def destinations(self, family: Family) -> tuple[tuple[m.Destination, ...], ...]:
         """Return the destination matches of each redirect; one without any for all."""
         if self.everything:
             return ((),)
-        return tuple((Destination(server),) for server in self.of(family))
+        return tuple((m.Destination(server),) for server in self.of(family))
 
 
 def plan(config: Config, facts: Facts) -> Plan:
@@ -138,11 +113,11 @@ def _rules(config: Config, dns: _Dns, family: Family) -> Ruleset:
         _drop_invalid(draft)
     draft.append(
         NAT,
-        INBOUND,
+        ISTIO_INBOUND,
         rule(
             TCP,
             port("tcp", "dport", PortRange(config.tunnel_port, config.tunnel_port)),
-            then=Return(),
+            then=t.Return(),
             why="the tunnel port is the proxy's own",
             flag="-e",
         ),
@@ -154,12 +129,14 @@ def _rules(config: Config, dns: _Dns, family: Family) -> Ruleset:
         draft,
         config,
         spared=(),
-        established=(CtState(("RELATED", "ESTABLISHED")),),
+        established=(m.CtState(("RELATED", "ESTABLISHED")),),
         times=1,
         on_port=config.inbound_port,
     )
     draft.append(
-        NAT, OUTPUT, rule(then=Jump(OUTBOUND), why="everything outbound is looked at", flag="-i")
+        NAT,
+        OUTPUT,
+        rule(then=t.Jump(ISTIO_OUTPUT), why="everything outbound is looked at", flag="-i"),
     )
     _outbound(draft, config, dns)
     if dns.on:
@@ -181,9 +158,11 @@ def _spare_interfaces(draft: Draft, config: Config) -> None:
         for table in tables:
             why = "interface left alone"
             draft.append(
-                table, PREROUTING, rule(InInterface(name), then=Return(), why=why, flag="-c")
+                table, PREROUTING, rule(m.InInterface(name), then=t.Return(), why=why, flag="-c")
             )
-            draft.append(table, OUTPUT, rule(OutInterface(name), then=Return(), why=why, flag="-c"))
+            draft.append(
+                table, OUTPUT, rule(m.OutInterface(name), then=t.Return(), why=why, flag="-c")
+            )
 
 
 def _enter_from_virtual_interfaces(draft: Draft, config: Config) -> None:
@@ -196,8 +175,8 @@ def _enter_from_virtual_interfaces(draft: Draft, config: Config) -> None:
             NAT,
             PREROUTING,
             rule(
-                InInterface(name),
-                then=Return(),
+                m.InInterface(name),
+                then=t.Return(),
                 why="a virtual machine's outbound traffic is not inbound",
                 flag="-k",
             ),
@@ -215,9 +194,9 @@ def _drop_invalid(draft: Draft) -> None:
     draft.append(
         MANGLE,
         PREROUTING,
-        rule(CtState(("INVALID",)), then=Jump(DROP), why=why, flag="--drop-invalid"),
+        rule(m.CtState(("INVALID",)), then=t.Jump(ISTIO_DROP), why=why, flag="--drop-invalid"),
     )
-    draft.append(MANGLE, DROP, rule(then=DropTarget(), why=why, flag="--drop-invalid"))
+    draft.append(MANGLE, ISTIO_DROP, rule(then=t.Drop(), why=why, flag="--drop-invalid"))
 
 
 def _outbound(draft: Draft, config: Config, dns: _Dns) -> None:
@@ -229,17 +208,17 @@ def _outbound(draft: Draft, config: Config, dns: _Dns) -> None:
     family = draft.family
     local = loopback(config, family)
 
-    def add(*matches: Match, then: Jump | Return, why: str, flag: str) -> None:
-        draft.append(NAT, OUTBOUND, rule(*matches, then=then, why=why, flag=flag))
+    def add(*matches: m.Match, then: t.Jump | t.Return, why: str, flag: str) -> None:
+        draft.append(NAT, ISTIO_OUTPUT, rule(*matches, then=then, why=why, flag=flag))
 
     for excluded in config.outbound_exclude_ports:
         why = "outbound port left alone"
-        add(TCP, port("tcp", "dport", excluded), then=Return(), why=why, flag="-o")
-        add(UDP, port("udp", "dport", excluded), then=Return(), why=why, flag="-o")
+        add(TCP, port("tcp", "dport", excluded), then=t.Return(), why=why, flag="-o")
+        add(UDP, port("udp", "dport", excluded), then=t.Return(), why=why, flag="-o")
     add(
-        Source(PASSTHROUGH[family]),
-        OutInterface("lo"),
-        then=Return(),
+        m.Source(PASSTHROUGH[family]),
+        m.OutInterface("lo"),
+        then=t.Return(),
         why="the proxy delivers an inbound connection to the application",
         flag="-b",
     )
@@ -248,24 +227,29 @@ def _outbound(draft: Draft, config: Config, dns: _Dns) -> None:
     _owner_groups(draft, config)
     if dns.captured(family):
         add(
-            then=Jump(OUTBOUND_DNS),
+            then=t.Jump(ISTIO_OUTPUT_DNS),
             why="DNS queries are looked at",
             flag="--redirect-dns",
         )
-    add(Destination(local), then=Return(), why="traffic to loopback", flag="-i")
+    add(m.Destination(local), then=t.Return(), why="traffic to loopback", flag="-i")
     for cidr in config.outbound_exclude_cidrs:
         if cidr.family == family:
-            add(Destination(cidr), then=Return(), why="outbound destination left alone", flag="-x")
+            add(
+                m.Destination(cidr),
+                then=t.Return(),
+                why="outbound destination left alone",
+                flag="-x",
+            )
     for included in config.outbound_ports:
         add(
             TCP,
             port("tcp", "dport", included),
-            then=Jump(REDIRECT),
+            then=t.Jump(ISTIO_REDIRECT),
             why="outbound port captured",
             flag="-q",
         )
-    destinations: tuple[tuple[Match, ...], ...] = tuple(
-        (Destination(cidr),) for cidr in config.outbound_cidrs if cidr.family == family
+    destinations: tuple[tuple[m.Match, ...], ...] = tuple(
+        (m.Destination(cidr),) for cidr in config.outbound_cidrs if cidr.family == family
     )
     if config.outbound_all:
         destinations = ((),)
@@ -276,60 +260,60 @@ def _outbound(draft: Draft, config: Config, dns: _Dns) -> None:
                 PREROUTING,
                 rule(
                     *destination,
-                    InInterface(name),
-                    then=Jump(REDIRECT),
+                    m.InInterface(name),
+                    then=t.Jump(ISTIO_REDIRECT),
                     why="a virtual machine's outbound traffic goes to the proxy",
                     flag="-k",
                 ),
             )
         why = "outbound destination captured" if destination else "every destination captured"
-        add(*destination, then=Jump(REDIRECT), why=why, flag="-i")
+        add(*destination, then=t.Jump(ISTIO_REDIRECT), why=why, flag="-i")
 
 
-def _owned_by_proxy(draft: Draft, config: Config, dns: _Dns, owner: Owner) -> None:
+def _owned_by_proxy(draft: Draft, config: Config, dns: _Dns, owner: m.Owner) -> None:
     """Add the three rules for the traffic of one of the proxy's users or groups.
 
     Source: istio 1.30, capture/run.go, Run (the loops over ProxyUID and ProxyGID).
     """
     tunnel = PortRange(config.tunnel_port, config.tunnel_port)
     flag = owner_flag(owner)
-    to_self: Match = port("tcp", "dport", tunnel, negated=True)
+    to_self: m.Match = port("tcp", "dport", tunnel, negated=True)
     if dns.on and owner.kind == "uid":
-        to_self = MultiPorts("dport", (DNS_PORT, tunnel), negated=True)
+        to_self = m.MultiPorts("dport", (DNS_PORT, tunnel), negated=True)
     draft.append(
         NAT,
-        OUTBOUND,
+        ISTIO_OUTPUT,
         rule(
-            Destination(loopback(config, draft.family), negated=True),
-            OutInterface("lo"),
+            m.Destination(loopback(config, draft.family), negated=True),
+            m.OutInterface("lo"),
             TCP,
             to_self,
             owner,
-            then=Jump(IN_REDIRECT),
+            then=t.Jump(ISTIO_IN_REDIRECT),
             why="the proxy calls the pod's own address: in again by the inbound listener",
             flag=flag,
         ),
     )
     if not _captures_loopback(config):
-        not_dns: tuple[Match, ...] = ()
+        not_dns: tuple[m.Match, ...] = ()
         if dns.on:
             not_dns = (TCP, port("tcp", "dport", DNS_PORT, negated=True))
         draft.append(
             NAT,
-            OUTBOUND,
+            ISTIO_OUTPUT,
             rule(
-                OutInterface("lo"),
+                m.OutInterface("lo"),
                 *not_dns,
                 owner.replace(negated=True),
-                then=Return(),
+                then=t.Return(),
                 why="the application calls itself",
                 flag=flag,
             ),
         )
     draft.append(
         NAT,
-        OUTBOUND,
-        rule(owner, then=Return(), why="the proxy's own traffic", flag=flag),
+        ISTIO_OUTPUT,
+        rule(owner, then=t.Return(), why="the proxy's own traffic", flag=flag),
     )
 
 
@@ -351,10 +335,10 @@ def _owner_groups(draft: Draft, config: Config) -> None:
         for gids in config.owner_groups_exclude:
             draft.append(
                 NAT,
-                OUTBOUND,
+                ISTIO_OUTPUT,
                 rule(
-                    Owner("gid", gids),
-                    then=Return(),
+                    m.Owner("gid", gids),
+                    then=t.Return(),
                     why="group left alone",
                     flag="ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
                 ),
@@ -362,10 +346,10 @@ def _owner_groups(draft: Draft, config: Config) -> None:
         return
     draft.append(
         NAT,
-        OUTBOUND,
+        ISTIO_OUTPUT,
         rule(
-            *(Owner("gid", gids, negated=True) for gids in config.owner_groups),
-            then=Return(),
+            *(m.Owner("gid", gids, negated=True) for gids in config.owner_groups),
+            then=t.Return(),
             why="not one of the captured groups",
             flag="ISTIO_OUTBOUND_OWNER_GROUPS",
         ),
@@ -381,12 +365,12 @@ def _dns_redirects(draft: Draft, dns: _Dns) -> None:
         for destination in dns.destinations(draft.family):
             draft.append(
                 NAT,
-                OUTBOUND_DNS,
+                ISTIO_OUTPUT_DNS,
                 rule(
                     proto,
                     *destination,
                     port(proto.name, "dport", DNS_PORT),
-                    then=Redirect(AGENT_DNS_PORT),
+                    then=t.Redirect(AGENT_DNS_PORT),
                     why="DNS query answered by the agent",
                     flag="--redirect-dns",
                 ),
@@ -403,29 +387,31 @@ def _dns_zones(draft: Draft, config: Config, dns: _Dns) -> None:
     """
     flag = "--redirect-dns"
     draft.append(
-        RAW, OUTPUT, rule(then=Jump(OUTBOUND_DNS), why="DNS connections are told apart", flag=flag)
+        RAW,
+        OUTPUT,
+        rule(then=t.Jump(ISTIO_OUTPUT_DNS), why="DNS connections are told apart", flag=flag),
     )
 
-    def zone(chain: str, number: int, why: str, *matches: Match) -> None:
-        draft.append(RAW, chain, rule(UDP, *matches, then=CtZone(number), why=why, flag=flag))
+    def zone(chain: str, number: int, why: str, *matches: m.Match) -> None:
+        draft.append(RAW, chain, rule(UDP, *matches, then=t.CtZone(number), why=why, flag=flag))
 
     query = port("udp", "dport", DNS_PORT)
     agent_answer = port("udp", "sport", PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
     for owner in proxy_owners(config):
-        zone(OUTBOUND_DNS, PROXY_ZONE, "the agent asks the DNS server", query, owner)
-        zone(OUTBOUND_DNS, APP_ZONE, "the agent answers the application", agent_answer, owner)
+        zone(ISTIO_OUTPUT_DNS, PROXY_ZONE, "the agent asks the DNS server", query, owner)
+        zone(ISTIO_OUTPUT_DNS, APP_ZONE, "the agent answers the application", agent_answer, owner)
     if not dns.captured(draft.family):
         return
     draft.append(
         RAW,
         PREROUTING,
-        rule(then=Jump(INBOUND), why="DNS connections are told apart", flag=flag),
+        rule(then=t.Jump(ISTIO_INBOUND), why="DNS connections are told apart", flag=flag),
     )
     server_answer = port("udp", "sport", DNS_PORT)
     for destination in dns.destinations(draft.family):
-        source = tuple(Source(match.network) for match in destination)
-        zone(OUTBOUND_DNS, APP_ZONE, "the application asks", *destination, query)
-        zone(INBOUND, PROXY_ZONE, "the DNS server answers the agent", *source, server_answer)
+        source = tuple(m.Source(match.network) for match in destination)
+        zone(ISTIO_OUTPUT_DNS, APP_ZONE, "the application asks", *destination, query)
+        zone(ISTIO_INBOUND, PROXY_ZONE, "the DNS server answers the agent", *source, server_answer)
 
 
 def _tproxy_guards(draft: Draft, config: Config) -> None:
@@ -435,27 +421,27 @@ def _tproxy_guards(draft: Draft, config: Config) -> None:
     """
     draft.append(
         MANGLE,
-        INBOUND,
+        ISTIO_INBOUND,
         rule(
             TCP,
-            Mark(config.tproxy_mark),
-            then=Return(),
+            m.Mark(config.tproxy_mark),
+            then=t.Return(),
             why="the proxy delivers an inbound connection to the application",
             flag="-t",
         ),
         rule(
             TCP,
-            Source(PASSTHROUGH[draft.family]),
-            InInterface("lo"),
-            then=Return(),
+            m.Source(PASSTHROUGH[draft.family]),
+            m.InInterface("lo"),
+            then=t.Return(),
             why="the proxy delivers an inbound connection to the application",
             flag="-m",
         ),
         rule(
             TCP,
-            InInterface("lo"),
-            Mark(OUTBOUND_MARK, negated=True),
-            then=Return(),
+            m.InInterface("lo"),
+            m.Mark(OUTBOUND_MARK, negated=True),
+            then=t.Return(),
             why="the application calls itself",
             flag="-m",
         ),
@@ -474,8 +460,8 @@ def _tproxy_marks(draft: Draft, config: Config) -> None:
         PREROUTING,
         rule(
             TCP,
-            Mark(mark),
-            then=SaveMark(),
+            m.Mark(mark),
+            then=t.SaveMark(),
             why="answers of this connection find their way back to the proxy",
             flag="-t",
         ),
@@ -485,9 +471,9 @@ def _tproxy_marks(draft: Draft, config: Config) -> None:
         OUTPUT,
         rule(
             TCP,
-            OutInterface("lo"),
-            Mark(mark),
-            then=Return(),
+            m.OutInterface("lo"),
+            m.Mark(mark),
+            then=t.Return(),
             why="the proxy delivers an inbound connection to the application",
             flag="-t",
         ),
@@ -498,10 +484,10 @@ def _tproxy_marks(draft: Draft, config: Config) -> None:
             OUTPUT,
             rule(
                 TCP,
-                Destination(loopback(config, draft.family), negated=True),
-                OutInterface("lo"),
+                m.Destination(loopback(config, draft.family), negated=True),
+                m.OutInterface("lo"),
                 owner,
-                then=SetMark(OUTBOUND_MARK),
+                then=t.SetMark(OUTBOUND_MARK),
                 why="the proxy calls the pod's own address: in again by the inbound listener",
                 flag=owner_flag(owner),
             ),
@@ -511,8 +497,8 @@ def _tproxy_marks(draft: Draft, config: Config) -> None:
         OUTPUT,
         rule(
             TCP,
-            ConnMark(mark),
-            then=RestoreMark(),
+            m.ConnMark(mark),
+            then=t.RestoreMark(),
             why="answers of this connection find their way back to the proxy",
             flag="-t",
         ),

@@ -17,19 +17,20 @@ from socket import (
 from typing import TYPE_CHECKING
 
 from istio_init import planner
-from istio_init.apply.base import Side, Transaction
+from istio_init.apply.backend import BackendChanges, Transaction
 from istio_init.apply.legacy import Legacy
-from istio_init.cli.resolve import resolve
-from istio_init.cli.startup import ISTIO_IPTABLES
-from istio_init.config import Facts
-from istio_init.diff import Change, TableChanges
+from istio_init.cli.fast_arguments import ISTIO_IPTABLES
+from istio_init.config.model import Facts
+from istio_init.config.resolve import resolve
 from istio_init.errors import ApplyError, IstioInitError
-from istio_init.host import Names
+from istio_init.kernel.host import Names
 from istio_init.log import Log
-from istio_init.model import make_table
+from istio_init.rules.diff import Change, TableChanges
+from istio_init.rules.model import make_table
 
 if TYPE_CHECKING:
-    from istio_init.model import Chain, Family, ForeignRule, Rule, Ruleset
+    from istio_init.rules.model import Chain, ForeignRule, Rule, Ruleset
+    from istio_init.rules.ranges import Family
 
 # IPT_SO_GET_INFO and _ENTRIES, IP6T_SO_GET_INFO and _ENTRIES: the same numbers.
 _GET_INFO, _GET_ENTRIES = 64, 65
@@ -156,7 +157,9 @@ def apply_disturbed(number: int, event: tuple[str, ...], flags: dict[str, str]) 
     plan = planner.plan(resolved.config, Facts())
     try:
         log = Log("none")
-        Transaction((Side(Disturbed(number, event), plan, log),), plan, log, clean=False).run()
+        Transaction(
+            (BackendChanges(Disturbed(number, event), plan, log),), plan, log, clean=False
+        ).run()
     except IstioInitError as error:
         return str(error)
     return ""

@@ -8,8 +8,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from istio_init.cli.audits import DRIFT
-from istio_init.cli.node import VERDICTS
+from istio_init.cli.audit import DRIFT
+from istio_init.cli.fleet import VERDICTS
 from tests.namespace import PROGRAM, Namespace
 
 if TYPE_CHECKING:

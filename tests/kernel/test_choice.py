@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init import host
-from istio_init.apply import choose, nfnetlink
-from istio_init.model import FAMILIES
+from istio_init.apply import detect
+from istio_init.kernel import host, nfnetlink
+from istio_init.rules.ranges import FAMILIES
 from tests.inside import Done, init, inside, run_program
 from tests.namespace import BACKENDS, Namespace, program_for_all
 from tests.snapshot import snapshot
@@ -47,7 +47,7 @@ def foreign(pod: Namespace, tool: str) -> None:
 
 def test_looking_creates_nothing() -> None:
     with Namespace() as pod:
-        inside(pod, choose.look)
+        inside(pod, detect.look)
         looked = footprint(pod)
         init(pod, *CALL, "--dry-run")
         init(pod, "clean")
@@ -139,7 +139,7 @@ def test_a_move_that_was_asked_for_is_remembered(backend: str) -> None:
             init(pod, *CALL, "--backend", one)
         init(pod, *CALL, "--backend", backend)
         done = init(pod, *CALL)
-        found = inside(pod, choose.look)
+        found = inside(pod, detect.look)
 
     assert backend_of(done) == backend
     assert found.ours == {backend}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.model import TABLES
+from istio_init.rules.model import TABLES
 from tests.cases import CASES, Case
 from tests.namespace import Namespace, untouched
 

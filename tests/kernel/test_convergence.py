@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init.model import TABLES
+from istio_init.rules.model import TABLES
 from tests.cases import CASES
 from tests.inside import inside
 from tests.kernel import legacy_tables

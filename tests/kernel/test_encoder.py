@@ -11,55 +11,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init.apply.entry import decode, encode
-from istio_init.model import (
-    CT_STATES,
-    FAMILIES,
-    FULL_MASK,
-    TABLES,
-    Accept,
-    Chain,
-    ConnMark,
-    CtState,
-    CtZone,
-    Destination,
-    Drop,
-    ForeignRule,
-    IdRange,
-    InInterface,
-    Jump,
-    Mark,
-    MultiPorts,
-    OutInterface,
-    Owner,
-    PortRange,
-    Ports,
-    Proto,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    Rule,
-    SaveMark,
-    SetMark,
-    Socket,
-    Source,
-    Tproxy,
-    rule,
-)
-from istio_init.render.words import match_negated, rule_words
-from istio_init.values import network
+from istio_init.config.values import network
+from istio_init.formats.iptables import match_negated, rule_words
+from istio_init.formats.xt_entry import decode, encode
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import TABLES, Chain, ForeignRule, Rule, rule
+from istio_init.rules.ranges import FAMILIES, FULL_MASK, IdRange, PortRange
 from tests.inside import inside
 from tests.kernel import legacy_tables
 from tests.namespace import TOOLS, Namespace, spelled
 from tests.strategies import CHAINS, drawn, rules, tables_of
 
 if TYPE_CHECKING:
-    from istio_init.model import Family, Match, Protocol, Target
+    from istio_init.rules.ranges import Family, Protocol
 
 SIEVE = "SIEVE"
 RANDOM_RULES = 700
-TCP, UDP = Proto("tcp"), Proto("udp")
+TCP, UDP = m.Proto("tcp"), m.Proto("udp")
 LARGEST_ID = 4294967294
 
 NETWORKS = {
@@ -80,55 +49,57 @@ INTERFACES = (
 )
 
 
-def both(kind: type, *values: object) -> list[tuple[Match, ...]]:
+def both(kind: type, *values: object) -> list[tuple[m.Match, ...]]:
     """Return a match as it is and negated."""
     return [(kind(*values, negated=False),), (kind(*values, negated=True),)]
 
 
-def every_match(family: Family) -> list[tuple[Match, ...]]:
+def every_match(family: Family) -> list[tuple[m.Match, ...]]:
     """Return each kind of match, with the values at its edges."""
-    found: list[tuple[Match, ...]] = [
+    found: list[tuple[m.Match, ...]] = [
         (),
         (TCP,),
         (UDP,),
-        (Proto("tcp", negated=True),),
-        (Socket(),),
+        (m.Proto("tcp", negated=True),),
+        (m.Socket(),),
     ]
     for text in NETWORKS[family]:
-        found += both(Source, network(text)[0]) + both(Destination, network(text)[0])
-    found.append((Source(network(ANYWHERE[family])[0], negated=True),))
+        found += both(m.Source, network(text)[0]) + both(m.Destination, network(text)[0])
+    found.append((m.Source(network(ANYWHERE[family])[0], negated=True),))
     for prefix in range(1, 33 if family == "ipv4" else 129):
         address = (
             "10.171.205.239" if family == "ipv4" else "fdab:cdef:1234:5678::9abc"
         ) + f"/{prefix}"
-        found.append((Destination(network(address)[0]),))
+        found.append((m.Destination(network(address)[0]),))
     for name in INTERFACES:
-        found += both(InInterface, name) + both(OutInterface, name)
-    protocols: tuple[tuple[Protocol, Proto], ...] = (("tcp", TCP), ("udp", UDP))
+        found += both(m.InInterface, name) + both(m.OutInterface, name)
+    protocols: tuple[tuple[Protocol, m.Proto], ...] = (("tcp", TCP), ("udp", UDP))
     for protocol, proto in protocols:
         for side in ("sport", "dport"):
             for low, high in ((1, 1), (53, 53), (65535, 65535), (1, 65535), (8000, 9000)):
                 found += [
-                    (proto, *match) for match in both(Ports, protocol, side, PortRange(low, high))
+                    (proto, *match) for match in both(m.Ports, protocol, side, PortRange(low, high))
                 ]
             for ports in lists_of_ports():
-                found += [(proto, *match) for match in both(MultiPorts, side, ports)]
+                found += [(proto, *match) for match in both(m.MultiPorts, side, ports)]
     for kind in ("uid", "gid"):
         for low, high in ((0, 0), (1337, 1337), (LARGEST_ID, LARGEST_ID), (0, LARGEST_ID), (5, 6)):
-            found += both(Owner, kind, IdRange(low, high))
+            found += both(m.Owner, kind, IdRange(low, high))
     for module in ("conntrack", "state"):
         for states in (
-            *((state,) for state in CT_STATES),
+            *((state,) for state in m.CT_STATES),
             ("RELATED", "ESTABLISHED"),
-            (*CT_STATES,),
+            (*m.CT_STATES,),
         ):
-            found += both(CtState, states, module)
+            found += both(m.CtState, states, module)
     for mark in ((0,), (1337,), (FULL_MASK,), (1, 1), (0x539, 0xFF00), (0, 0)):
-        found += both(Mark, *mark) + both(ConnMark, *mark)
+        found += both(m.Mark, *mark) + both(m.ConnMark, *mark)
     found.append(
-        (TCP, Ports("tcp", "sport", PortRange(1, 2)), Ports("tcp", "dport", PortRange(3, 3)))
+        (TCP, m.Ports("tcp", "sport", PortRange(1, 2)), m.Ports("tcp", "dport", PortRange(3, 3)))
     )
-    found.append((Mark(1), Mark(2, 3), ConnMark(4), Owner("uid", IdRange(0, 9)), CtState(("NEW",))))
+    found.append(
+        (m.Mark(1), m.Mark(2, 3), m.ConnMark(4), m.Owner("uid", IdRange(0, 9)), m.CtState(("NEW",)))
+    )
     return found
 
 
@@ -139,13 +110,13 @@ def lists_of_ports() -> list[tuple[PortRange, ...]]:
     return [singles[:1], singles, ranges, (*ranges, PortRange(900, 65535), PortRange(7, 7))]
 
 
-TARGETS: tuple[Target, ...] = (
-    *(Jump(chain) for chain in CHAINS),
-    *(Return(), Accept(), Drop(), Reject(), SaveMark(), RestoreMark()),
-    *(Redirect(port) for port in (1, 15001, 65535)),
-    *(Tproxy(15006, 1337), Tproxy(65535, 0, 0), Tproxy(1, 0x539, 0xFF)),
-    *(SetMark(1338), SetMark(0, 0), SetMark(FULL_MASK, 0xF0)),
-    *(CtZone(1), CtZone(2), CtZone(65535)),
+TARGETS: tuple[t.Target, ...] = (
+    *(t.Jump(chain) for chain in CHAINS),
+    *(t.Return(), t.Accept(), t.Drop(), t.Reject(), t.SaveMark(), t.RestoreMark()),
+    *(t.Redirect(port) for port in (1, 15001, 65535)),
+    *(t.Tproxy(15006, 1337), t.Tproxy(65535, 0, 0), t.Tproxy(1, 0x539, 0xFF)),
+    *(t.SetMark(1338), t.SetMark(0, 0), t.SetMark(FULL_MASK, 0xF0)),
+    *(t.CtZone(1), t.CtZone(2), t.CtZone(65535)),
 )
 
 
@@ -155,8 +126,8 @@ def sample(kind: str, family: Family) -> dict[str, list[Rule]]:
     if kind == "random":
         wished = drawn(rules(family), RANDOM_RULES)
     else:
-        wished = [rule(*matches, then=Return()) for matches in every_match(family)]
-        needed = [(TCP,) if isinstance(target, Redirect | Tproxy) else () for target in TARGETS]
+        wished = [rule(*matches, then=t.Return()) for matches in every_match(family)]
+        needed = [(TCP,) if isinstance(target, t.Redirect | t.Tproxy) else () for target in TARGETS]
         wished += [
             rule(*matches, then=target) for matches, target in zip(needed, TARGETS, strict=True)
         ]
@@ -202,7 +173,7 @@ def test_random_rules_use_everything_there_is(family: Family) -> None:
     found = [one for some in sample("random", family).values() for one in some]
     kinds = {(type(match), match_negated(match)) for one in found for match in one.matches}
     plain = {type(match) for matches in every_match(family) for match in matches}
-    wanted = {(kind, negated) for kind in plain for negated in (False, True)} - {(Socket, True)}
+    wanted = {(kind, negated) for kind in plain for negated in (False, True)} - {(m.Socket, True)}
 
     assert len(found) == RANDOM_RULES
     assert kinds == wanted
@@ -271,8 +242,10 @@ def test_iptables_finds_and_deletes_our_rules(kind: str, family: Family) -> None
 @families
 def test_64_owner_groups_fit_into_one_rule(family: Family) -> None:
     # iptables-restore takes no more than 49; iptables itself takes these.
-    groups = tuple(Owner("gid", IdRange(3000 + one, 3000 + one), negated=True) for one in range(64))
-    excluding = rule(*groups, then=Return())
+    groups = tuple(
+        m.Owner("gid", IdRange(3000 + one, 3000 + one), negated=True) for one in range(64)
+    )
+    excluding = rule(*groups, then=t.Return())
     words = rule_words(excluding, family)
     with Namespace() as theirs, Namespace() as ours:
         theirs.run(TOOLS[family], "-t", "nat", "-N", SIEVE)

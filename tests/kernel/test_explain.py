@@ -13,7 +13,7 @@ from tests.namespace import BACKENDS, Namespace, program_for_all
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.config import Backend
+    from istio_init.config.model import Backend
 
 SIDECAR = ("istio-iptables", "-u", "1337", "-i", "*", "-x", "10.9.0.0/16", "-b", "*", "--ipv6")
 OUT = ("explain", "outbound", "--live", "--uid", "1000", "--to")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from istio_init.apply import features, libiptc, programs
-from istio_init.apply.programs import Finished
+from istio_init.kernel import libiptc, modules, process
+from istio_init.kernel.process import Finished
 from tests.foreign import plant
 from tests.inside import Done, KilledError, init, inside, run_program
 from tests.namespace import BACKENDS, PROGRAM, Namespace
@@ -237,7 +237,7 @@ def without_zones(backend: str) -> None:
     """Let this process take its kernel for one without conntrack zones."""
     if backend == "legacy":
         iptc = libiptc.load()
-        commit, known = iptc.Table.commit, features.in_legacy
+        commit, known = iptc.Table.commit, modules.in_legacy
 
         def refuse(table: Any) -> None:
             if table.name == "raw":
@@ -246,9 +246,9 @@ def without_zones(backend: str) -> None:
             commit(table)
 
         iptc.Table.commit = refuse
-        features.in_legacy = lambda feature: feature.name != "CT" and known(feature)
+        modules.in_legacy = lambda feature: feature.name != "CT" and known(feature)
         return
-    execute = programs.execute
+    execute = process.execute
     words = "-j CT" if backend == "nft" else "ct zone"
     said = {"nft": "line {}: RULE_APPEND failed", "nftables": "/dev/stdin:{}:1-9: Error: Could not"}
 
@@ -259,7 +259,7 @@ def without_zones(backend: str) -> None:
         complaint = said[backend].format(numbers[0])
         return Finished(1, "", f"{complaint} process rule: No such file or directory\n")
 
-    programs.execute = watched
+    process.execute = watched
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -11,52 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from istio_init.apply import netlink, programs
 from istio_init.apply.nftables import Nftables
-from istio_init.compact import canonical, canonical_table
-from istio_init.diff import changes
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
-from istio_init.model import (
-    FAMILIES,
-    IPV4,
-    IPV6,
-    TABLES,
-    Accept,
-    Chain,
-    ConnMark,
-    CtState,
-    CtZone,
-    Destination,
-    Drop,
-    ForeignRule,
-    IdRange,
-    InInterface,
-    Jump,
-    Mark,
-    MultiPorts,
-    Network,
-    OutInterface,
-    Owner,
-    PortRange,
-    Ports,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    Rule,
-    Ruleset,
-    SaveMark,
-    SetMark,
-    Socket,
-    Source,
-    Tproxy,
-    make_table,
-    rule,
-)
-from istio_init.parse.nft import parse_tables
-from istio_init.planner.shared import DIVERT, INBOUND, NATIVE_TABLES, OUTBOUND, TCP, UDP
-from istio_init.render.nft import script
-from istio_init.render.rules import table_lines
+from istio_init.formats.listing import table_lines
+from istio_init.formats.nft_json import parse_tables
+from istio_init.formats.nft_script import script
+from istio_init.kernel import netlink, process
+from istio_init.planner.draft import TCP, UDP
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.diff import changes
+from istio_init.rules.model import TABLES, Chain, ForeignRule, Rule, Ruleset, make_table, rule
+from istio_init.rules.names import ISTIO_DIVERT, ISTIO_INBOUND, ISTIO_OUTPUT, NATIVE_TABLES
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, Network, PortRange
+from istio_init.rules.sets import canonical, canonical_table
 from tests.cases import CASES, Case
 from tests.inside import Done, init, inside, run_program
 from tests.kernel.test_faults import BOTH, try_every_step
@@ -68,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from istio_init.diff import TableChanges
-    from istio_init.model import Family, Match, Target
+    from istio_init.rules.diff import TableChanges
+    from istio_init.rules.ranges import Family
 
 NFTABLES = ("--backend", "nftables")
 SIDECAR = ("istio-iptables", "-u", "1337", "-i", "*", "-b", "*", "-d", "15090,15021,15020")
@@ -416,26 +384,26 @@ def _span(drawn: random.Random, most: int) -> tuple[int, int]:
     return low, drawn.choice([low, drawn.randint(low, most), most])
 
 
-def _match(drawn: random.Random, family: Family) -> Match:
+def _match(drawn: random.Random, family: Family) -> m.Match:
     bang = drawn.random() < 0.3
     mask = drawn.choice([0xFFFFFFFF, 0xFF, 0xF0F0])
     states = tuple(drawn.sample(["INVALID", "NEW", "RELATED", "ESTABLISHED"], drawn.randint(1, 2)))
     side = drawn.choice(["sport", "dport"])
     ports = [PortRange(*_span(drawn, 65535)) for _ in range(3)]
     name = drawn.choice(["lo", "eth+", "a$b", "0#{", "x*", "äö", "a.b-c@d"])
-    found: list[Match] = [
-        Source(_network(drawn, family), bang),
-        Destination(_network(drawn, family), bang),
-        InInterface(name, bang),
-        OutInterface(name, bang),
-        Ports("tcp", "sport" if side == "sport" else "dport", ports[0], bang),
-        MultiPorts("dport", tuple(ports), bang),
-        Owner("uid", IdRange(*_span(drawn, 4294967294)), bang),
-        Owner("gid", IdRange(*_span(drawn, 4294967294)), bang),
-        CtState(states, "conntrack", bang),
-        Mark(drawn.getrandbits(32) & mask, mask, bang),
-        ConnMark(drawn.getrandbits(32) & mask, mask, bang),
-        Socket(),
+    found: list[m.Match] = [
+        m.Source(_network(drawn, family), bang),
+        m.Destination(_network(drawn, family), bang),
+        m.InInterface(name, bang),
+        m.OutInterface(name, bang),
+        m.Ports("tcp", "sport" if side == "sport" else "dport", ports[0], bang),
+        m.MultiPorts("dport", tuple(ports), bang),
+        m.Owner("uid", IdRange(*_span(drawn, 4294967294)), bang),
+        m.Owner("gid", IdRange(*_span(drawn, 4294967294)), bang),
+        m.CtState(states, "conntrack", bang),
+        m.Mark(drawn.getrandbits(32) & mask, mask, bang),
+        m.ConnMark(drawn.getrandbits(32) & mask, mask, bang),
+        m.Socket(),
     ]
     return drawn.choice(found)
 
@@ -443,14 +411,14 @@ def _match(drawn: random.Random, family: Family) -> Match:
 def _rule(drawn: random.Random, family: Family) -> Rule:
     matches = [_match(drawn, family) for _ in range(drawn.randint(0, 3))]
     mask = drawn.choice([0xFFFFFFFF, 0xFF, 0xF0F0])
-    targets: list[Target] = [
-        *(Jump(DIVERT), Return(), Accept(), Drop(), Reject()),
-        *(Redirect(drawn.randint(1, 65535)), Tproxy(15001, 5), Tproxy(15001, 5, 0xFF)),
-        *(SetMark(drawn.getrandbits(32), mask), SaveMark(), RestoreMark(), CtZone(65535)),
+    targets: list[t.Target] = [
+        *(t.Jump(ISTIO_DIVERT), t.Return(), t.Accept(), t.Drop(), t.Reject()),
+        *(t.Redirect(drawn.randint(1, 65535)), t.Tproxy(15001, 5), t.Tproxy(15001, 5, 0xFF)),
+        *(t.SetMark(drawn.getrandbits(32), mask), t.SaveMark(), t.RestoreMark(), t.CtZone(65535)),
     ]
-    target = Jump(DIVERT) if Socket() in matches else drawn.choice(targets)
-    tcp = any(isinstance(one, Ports | MultiPorts) for one in matches)
-    if tcp or isinstance(target, Redirect | Tproxy):
+    target = t.Jump(ISTIO_DIVERT) if m.Socket() in matches else drawn.choice(targets)
+    tcp = any(isinstance(one, m.Ports | m.MultiPorts) for one in matches)
+    if tcp or isinstance(target, t.Redirect | t.Tproxy):
         matches.append(TCP if tcp else drawn.choice([TCP, UDP]))
     return rule(*matches, then=target)
 
@@ -461,8 +429,8 @@ def _random_rules(drawn: random.Random, family: Family) -> list[Rule]:
     for _ in range(30):
         one = _rule(drawn, family)
         values = [_network(drawn, family) for _ in range(drawn.choice([0, 0, 1, 5]))]
-        others = tuple(match for match in one.matches if not isinstance(match, Destination))
-        found += [one, *(rule(*others, Destination(value), then=one.target) for value in values)]
+        others = tuple(match for match in one.matches if not isinstance(match, m.Destination))
+        found += [one, *(rule(*others, m.Destination(value), then=one.target) for value in values)]
     return found
 
 
@@ -473,9 +441,11 @@ def test_any_rule_is_read_back_as_it_was_written(seed: int) -> None:
     shared = [one for one in _random_rules(drawn, IPV4) if not _has_address(one)]
     for family in FAMILIES:
         chains = {
-            DIVERT: Chain(DIVERT, None, (rule(then=SetMark(1)), rule(then=Accept()))),
-            INBOUND: Chain(INBOUND, None, tuple(_random_rules(drawn, family))),
-            OUTBOUND: Chain(OUTBOUND, None, tuple(_mixed(drawn, shared, family))),
+            ISTIO_DIVERT: Chain(
+                ISTIO_DIVERT, None, (rule(then=t.SetMark(1)), rule(then=t.Accept()))
+            ),
+            ISTIO_INBOUND: Chain(ISTIO_INBOUND, None, tuple(_random_rules(drawn, family))),
+            ISTIO_OUTPUT: Chain(ISTIO_OUTPUT, None, tuple(_mixed(drawn, shared, family))),
         }
         rulesets.append(canonical(Ruleset(family, (make_table("mangle", chains),))))
     text = script("mangle", tuple(rulesets))
@@ -496,7 +466,7 @@ def test_any_rule_is_read_back_as_it_was_written(seed: int) -> None:
 
 
 def _has_address(one: Rule) -> bool:
-    return any(isinstance(match, Source | Destination) for match in one.matches)
+    return any(isinstance(match, m.Source | m.Destination) for match in one.matches)
 
 
 def _mixed(drawn: random.Random, shared: list[Rule], family: Family) -> list[Rule]:
@@ -534,7 +504,7 @@ def test_an_nft_that_is_not_there_is_named() -> None:
 
 
 def _without_programs(argv: tuple[str, ...]) -> Done:
-    programs._PATH = os.environ["PATH"] = "/nonexistent"
+    process._PATH = os.environ["PATH"] = "/nonexistent"
     return run_program(*argv)
 
 
@@ -549,19 +519,19 @@ def test_without_rights_nothing_is_tried() -> None:
 
 def refused_at(needle: str, argv: tuple[str, ...]) -> ApplyError:
     """Return the error of a kernel that does not know what a line of the script needs."""
-    execute = programs.execute
+    execute = process.execute
 
-    def without(arguments: Sequence[str], text: str = "", **named: str) -> programs.Finished:
+    def without(arguments: Sequence[str], text: str = "", **named: str) -> process.Finished:
         lines = text.splitlines()
         for number, line in enumerate(lines, 1):
             if needle in line:
                 # The kernel names the first line of a chain whose type it does not know.
                 at = number - 1 if line.strip().startswith("type ") else number
                 complaint = f"/dev/stdin:{at}:3-9: Error: Could not process rule: "
-                return programs.Finished(1, "", f"{complaint}No such file or directory\n{line}\n")
+                return process.Finished(1, "", f"{complaint}No such file or directory\n{line}\n")
         return execute(arguments, text, **named)
 
-    programs.execute = without
+    process.execute = without
     results = tuple(canonical(ruleset) for ruleset in plan_of(*argv).rulesets)
     backend = Nftables()
     found: list[TableChanges] = []
@@ -624,15 +594,15 @@ def test_without_zones_the_rest_can_be_had() -> None:
 
 
 def _without_zones(argv: tuple[str, ...]) -> Done:
-    execute = programs.execute
+    execute = process.execute
 
-    def without(arguments: Sequence[str], text: str = "", **named: str) -> programs.Finished:
+    def without(arguments: Sequence[str], text: str = "", **named: str) -> process.Finished:
         for number, line in enumerate(text.splitlines(), 1):
             if "ct zone" in line:
-                return programs.Finished(1, "", f"/dev/stdin:{number}:1-2: Error: no\n")
+                return process.Finished(1, "", f"/dev/stdin:{number}:1-2: Error: no\n")
         return execute(arguments, text, **named)
 
-    programs.execute = without
+    process.execute = without
     return run_program(*argv, "--on-missing", "degrade")
 
 
@@ -645,14 +615,14 @@ def test_a_table_that_vanishes_while_it_is_read_is_read_as_gone() -> None:
 
 
 def _read_while_a_table_vanishes() -> Ruleset:
-    execute = programs.execute
+    execute = process.execute
 
-    def meanwhile(arguments: Sequence[str], text: str = "", **named: str) -> programs.Finished:
-        programs.execute = execute
+    def meanwhile(arguments: Sequence[str], text: str = "", **named: str) -> process.Finished:
+        process.execute = execute
         execute(["nft", "delete", "table", "inet", NATIVE_TABLES["nat"]], where="", instead="")
         return execute(arguments, text, **named)
 
-    programs.execute = meanwhile
+    process.execute = meanwhile
     return Nftables().read(IPV4, frozenset())
 
 
@@ -665,7 +635,7 @@ def _read_while_a_table_vanishes() -> Ruleset:
     ids=["failure", "garbage"],
 )
 def test_an_error_of_nft_itself_is_told(code: int, output: str, complaint: str, told: str) -> None:
-    finished = programs.Finished(code, output, complaint)
+    finished = process.Finished(code, output, complaint)
     with Namespace() as pod:
         init(pod, *SIDECAR, "--no-ipv6", *NFTABLES)
         text = inside(pod, partial(_read_with_nft_saying, finished))
@@ -674,8 +644,8 @@ def test_an_error_of_nft_itself_is_told(code: int, output: str, complaint: str, 
     assert complaint.strip() in text
 
 
-def _read_with_nft_saying(finished: programs.Finished) -> str:
-    programs.execute = lambda *_, **__: finished
+def _read_with_nft_saying(finished: process.Finished) -> str:
+    process.execute = lambda *_, **__: finished
     with pytest.raises(IstioInitError) as caught:
         Nftables().read(IPV4, frozenset())
     return str(caught.value)
@@ -710,14 +680,14 @@ def test_tables_are_read_again_when_they_changed(change: str) -> None:
 
 
 def _runs_of_reading_twice(change: str) -> int:
-    execute = programs.execute
+    execute = process.execute
     runs = []
 
-    def counted(arguments: Sequence[str], text: str = "", **named: str) -> programs.Finished:
+    def counted(arguments: Sequence[str], text: str = "", **named: str) -> process.Finished:
         runs.append(arguments)
         return execute(arguments, text, **named)
 
-    programs.execute = counted
+    process.execute = counted
     backend = Nftables()
     for _ in range(2):
         for family in (*FAMILIES, *FAMILIES):
@@ -746,7 +716,7 @@ def test_a_listing_that_cannot_be_understood_is_still_a_difference() -> None:
             chain
             for table in live(pod)[IPV4].tables
             for chain in table.chains
-            if chain.name == OUTBOUND
+            if chain.name == ISTIO_OUTPUT
         )
 
     (foreign,) = [one for one in chain.rules if isinstance(one, ForeignRule)]

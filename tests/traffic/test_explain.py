@@ -10,14 +10,16 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from istio_init.apply import live
-from istio_init.config import LAYOUT_1_30
-from istio_init.explain import NATIVE, Routes, Rules, Trace, trace
-from istio_init.model import BUILTIN_CHAINS, FAMILIES, IPV4, IPV6, IdRange, Owner, Rule
-from istio_init.packet import Packet, holds
-from istio_init.parse.save import parse_save
-from istio_init.render.trace import lines
-from istio_init.values import address
+from istio_init.config.model import LAYOUT_1_30
+from istio_init.config.values import address
+from istio_init.diagnose.packet import Packet, holds
+from istio_init.diagnose.text import lines
+from istio_init.diagnose.trace import NATIVE, Routes, Rules, Trace, trace
+from istio_init.formats.save_reader import parse_save
+from istio_init.operate import live
+from istio_init.rules import matches as m
+from istio_init.rules.model import BUILTIN_CHAINS, Rule
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange
 from tests.inside import init, inside
 from tests.namespace import BACKENDS
 from tests.plans import plan_of
@@ -51,7 +53,8 @@ from tests.pod import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from istio_init.model import Family, Plan
+    from istio_init.rules.model import Plan
+    from istio_init.rules.ranges import Family
     from tests.namespace import Namespace
     from tests.pod import Actor, Standin
 
@@ -528,7 +531,7 @@ ECHO = ("-p", "icmp", "-m", "owner", "!", "--uid-owner", "1337")
 
 
 def test_whose_an_answer_of_the_kernels_own_is() -> None:
-    owner = Owner("uid", IdRange(1337, 1337), negated=True)
+    owner = m.Owner("uid", IdRange(1337, 1337), negated=True)
     answer = Packet(IPV4, "OUTPUT", "icmp", None, None, owned=False)
     with AnyPod() as pod:
         for backend in ("legacy", "nft"):

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from istio_init import host
-from istio_init.apply import doctor, observe, run
-from istio_init.cli import actions, main
-from istio_init.config import Facts
+from istio_init.apply import converge
+from istio_init.cli import apply, main
+from istio_init.config.model import Facts
+from istio_init.kernel import host
+from istio_init.operate import audit, doctor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.cli.resolve import Resolved
+    from istio_init.config.resolve import Resolved
     from istio_init.log import Log
 
 ETC = Path(__file__).parent / "etc"
@@ -59,10 +60,10 @@ def call(
         enter(mock.patch.object(host, "Names", return_value=names))
         enter(mock.patch.object(host, "usable_addresses", return_value=facts.addresses))
         enter(mock.patch.object(host, "resolvers", return_value=facts.nameservers))
-        enter(mock.patch.object(actions, "enter_namespace"))
-        enter(mock.patch.object(run, "converge", no_kernel))
-        enter(mock.patch.object(run, "clean", no_kernel))
-        enter(mock.patch.object(observe, "look", no_kernel))
+        enter(mock.patch.object(apply, "enter_namespace"))
+        enter(mock.patch.object(converge, "converge", no_kernel))
+        enter(mock.patch.object(converge, "clean", no_kernel))
+        enter(mock.patch.object(audit, "look", no_kernel))
         enter(mock.patch.object(doctor, "checks", no_kernel))
         out, err = enter(redirect_stdout(io.StringIO())), enter(redirect_stderr(io.StringIO()))
         code = main(argv)
@@ -77,7 +78,7 @@ def asked(*argv: str, env: Mapping[str, str] | None = None, etc: Path = ETC) -> 
         found.append(resolved)
         return 0
 
-    with mock.patch.object(actions, "_act", act):
+    with mock.patch.object(apply, "_act", act):
         done = call(*argv, env=env, etc=etc)
     assert done.code == 0, done.err
     return found[0]
@@ -89,7 +90,7 @@ def refused(*argv: str, env: Mapping[str, str] | None = None, etc: Path = ETC) -
     def act(resolved: Resolved, _: Log) -> int:
         raise AssertionError(f"bad input was accepted: {resolved}")
 
-    with mock.patch.object(actions, "_act", act):
+    with mock.patch.object(apply, "_act", act):
         done = call(*argv, env=env, etc=etc)
     assert done.code == 2, done.err
     assert not done.out

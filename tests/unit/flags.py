@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.config import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, TPROXY
-from istio_init.model import IdRange, Network, PortRange
-from istio_init.values import address, network
+from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, TPROXY
+from istio_init.config.values import address, network
+from istio_init.rules.ranges import IdRange, Network, PortRange
 
 if TYPE_CHECKING:
-    from istio_init.config import Layout
+    from istio_init.config.model import Layout
 
 
 def ports(*numbers: int) -> tuple[PortRange, ...]:

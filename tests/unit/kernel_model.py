@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.model import BUILTIN_CHAINS, Chain, ForeignRule, Jump, Rule, Table, make_table
+from istio_init.rules import targets as t
+from istio_init.rules.model import BUILTIN_CHAINS, Chain, ForeignRule, Rule, Table, make_table
 
 if TYPE_CHECKING:
-    from istio_init.diff import Change
+    from istio_init.rules.diff import Change
 
     AnyRule = Rule | ForeignRule
 
@@ -89,7 +90,7 @@ class ModelTable:
 def _jump(rule: AnyRule) -> str:
     if isinstance(rule, ForeignRule):
         return rule.jump
-    return rule.target.chain if isinstance(rule.target, Jump) else ""
+    return rule.target.chain if isinstance(rule.target, t.Jump) else ""
 
 
 def after(table: Table, steps: tuple[Change, ...]) -> ModelTable:

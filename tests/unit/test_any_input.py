@@ -8,12 +8,12 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.cli import actions, commands
-from istio_init.cli.options import ENABLE_INBOUND_IPV6, ENVOY_USER, OPTIONS
-from istio_init.config import Facts
-from istio_init.model import ForeignRule
-from istio_init.parse.save import parse_rules
-from istio_init.values import address
+from istio_init.cli import apply, click_app
+from istio_init.config.model import Facts
+from istio_init.config.options import ENABLE_INBOUND_IPV6, ENVOY_USER, OPTIONS
+from istio_init.config.values import address
+from istio_init.formats.save_reader import parse_rules
+from istio_init.rules.model import ForeignRule
 from tests.unit.calls import call
 from tests.unit.flags import SWITCHES
 from tests.unit.flags import VALUES as FLAG_VALUES
@@ -120,8 +120,8 @@ def test_any_call_is_understood_or_refused(
     word: tuple[str, ...], argv: tuple[str, ...], env: dict[str, str]
 ) -> None:
     with (
-        mock.patch.object(actions, "_act", return_value=0),
-        mock.patch.object(commands, "_guarded", return_value=0),
+        mock.patch.object(apply, "_act", return_value=0),
+        mock.patch.object(click_app, "_guarded", return_value=0),
     ):
         done = call(*word, *argv, env=env)
 

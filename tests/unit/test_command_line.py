@@ -8,12 +8,13 @@ from unittest import mock
 
 import pytest
 
-from istio_init import __version__, host, netns
-from istio_init.cli import actions, main
-from istio_init.cli.options import OPTIONS
-from istio_init.config import Facts
+from istio_init import __version__
+from istio_init.cli import apply, main
+from istio_init.config.model import Facts
+from istio_init.config.options import OPTIONS
+from istio_init.config.values import address
 from istio_init.errors import ApplyError, ConfigError, ProbeError, UnsupportedError
-from istio_init.values import address
+from istio_init.kernel import host, netns
 from tests.unit.calls import asked, call, refused
 
 SEED = ("-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "80", "-d", "")
@@ -352,7 +353,7 @@ def test_skipping_the_rules_writes_and_reads_nothing() -> None:
     ],
 )
 def test_errors_become_exit_codes(error: BaseException, code: int, text: str) -> None:
-    with mock.patch.object(actions, "_act", side_effect=error):
+    with mock.patch.object(apply, "_act", side_effect=error):
         done = call()
 
     assert (done.code, done.out) == (code, "")

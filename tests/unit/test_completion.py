@@ -12,11 +12,11 @@ from unittest import mock
 
 import pytest
 
-from istio_init import netns
 from istio_init.cli import main
-from istio_init.cli.commands import PURPOSES, SHELLS
-from istio_init.cli.options import OPTIONS
-from istio_init.cli.startup import COMPLETE_VARIABLE
+from istio_init.cli.click_app import PURPOSES, SHELLS
+from istio_init.cli.fast_arguments import COMPLETE_VARIABLE
+from istio_init.config.options import OPTIONS
+from istio_init.kernel import netns
 from tests.namespace import CLEAN_ENVIRONMENT, PROGRAM
 from tests.unit.calls import call
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.config import LAYOUT_1_30, Config, Facts
-from istio_init.degrade import WITHOUT_DROP, WITHOUT_ZONES, degraded
+from istio_init.config.model import LAYOUT_1_30, Config, Facts
 from istio_init.planner import plan
-from istio_init.planner.shared import RAW
+from istio_init.planner.degrade import WITHOUT_DROP, WITHOUT_ZONES, degraded
+from istio_init.rules.names import RAW
 
 DNS = Config(LAYOUT_1_30, ipv6=True, redirect_dns=True, capture_all_dns=True)
 BOTH = DNS.replace(drop_invalid=True)

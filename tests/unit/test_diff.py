@@ -9,32 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.diff import Change, changes
-from istio_init.model import (
-    IPV4,
-    TABLES,
-    Accept,
-    Chain,
-    ForeignRule,
-    Jump,
-    Mark,
-    Return,
-    Rule,
-    Ruleset,
-    make_table,
-)
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.diff import Change, changes
+from istio_init.rules.model import TABLES, Chain, ForeignRule, Rule, Ruleset, make_table
+from istio_init.rules.ranges import IPV4
 from tests import strategies
 from tests.unit.kernel_model import ModelTable, RefusedError, after
 from tests.unit.settings import tried, tried_less
 
 if TYPE_CHECKING:
-    from istio_init.model import Family, Table
+    from istio_init.rules.model import Table
+    from istio_init.rules.ranges import Family
 
     AnyRule = Rule | ForeignRule
 
 
 def numbered(number: int) -> Rule:
-    return Rule((Mark(number),), Return())
+    return Rule((m.Mark(number),), t.Return())
 
 
 def nat(*output: AnyRule, own: dict[str, tuple[AnyRule, ...]] | None = None) -> Ruleset:
@@ -58,7 +50,7 @@ def steps(live: Ruleset, wanted: Ruleset) -> list[tuple[str, str, int]]:
 
 
 A, B, C, D = (numbered(number) for number in range(1, 5))
-INTO = Rule((), Jump("X"))
+INTO = Rule((), t.Jump("X"))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +90,7 @@ def test_shared_chain_changes_rule_by_rule(
 
 def test_chains_come_before_the_rules_that_lead_to_them_and_go_after_those() -> None:
     empty = nat()
-    full = nat(INTO, own={"X": (Rule((), Jump("Y")),), "Y": (A,)})
+    full = nat(INTO, own={"X": (Rule((), t.Jump("Y")),), "Y": (A,)})
 
     assert steps(empty, full) == [
         ("create-chain", "X", 0),
@@ -118,7 +110,7 @@ def test_chains_come_before_the_rules_that_lead_to_them_and_go_after_those() -> 
 
 def test_chains_that_lead_to_each_other_can_go_together() -> None:
     def chained(*names: str) -> dict[str, tuple[AnyRule, ...]]:
-        return {one: (Rule((), Jump(other)),) for one, other in pairwise(names)}
+        return {one: (Rule((), t.Jump(other)),) for one, other in pairwise(names)}
 
     own = {**chained("Z", "Y", "X"), "X": (A,)}
     assert steps(nat(own=own), nat())[-3:] == [
@@ -249,15 +241,15 @@ def test_rules_that_stay_are_not_touched(drawn: list[tuple[str, int]]) -> None:
         Change("delete-chain", "NONE"),
         Change("flush", "NONE"),
         Change("append", "X"),
-        Change("append", "X", rule=Rule((), Jump("NONE"))),
+        Change("append", "X", rule=Rule((), t.Jump("NONE"))),
         Change("append", "X", rule=ForeignRule(b"", "NONE")),
-        Change("insert", "X", 2, Rule((), Accept())),
-        Change("insert", "X", -1, Rule((), Accept())),
+        Change("insert", "X", 2, Rule((), t.Accept())),
+        Change("insert", "X", -1, Rule((), t.Accept())),
         Change("delete", "X", 1),
     ],
 )
 def test_model_refuses_what_a_kernel_refuses(step: Change) -> None:
-    model = ModelTable(nat(Rule((), Jump("Y")), own={"X": (A,), "Y": ()}).tables[0])
+    model = ModelTable(nat(Rule((), t.Jump("Y")), own={"X": (A,), "Y": ()}).tables[0])
 
     with pytest.raises(RefusedError):
         model.take(step)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from istio_init.cli.options import CLUSTER_FILE, SIDECAR_FILE
-from istio_init.model import IdRange, PortRange
+from istio_init.config.options import CLUSTER_FILE, SIDECAR_FILE
+from istio_init.rules.ranges import IdRange, PortRange
 from tests.unit.calls import asked, call, refused
 
 CLUSTER, SIDECAR = CLUSTER_FILE[0], SIDECAR_FILE[0]

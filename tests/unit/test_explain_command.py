@@ -10,15 +10,15 @@ from unittest import mock
 
 import pytest
 
-from istio_init import netns
 from istio_init.cli import packet, terminal
-from istio_init.cli.options import ANNOTATIONS, OPTIONS
-from istio_init.config import Facts
-from istio_init.values import address
+from istio_init.config.model import Facts
+from istio_init.config.options import ANNOTATIONS, OPTIONS
+from istio_init.config.values import address
+from istio_init.kernel import netns
 from tests.unit.calls import call, refused
 
 if TYPE_CHECKING:
-    from istio_init.render.trace import Line
+    from istio_init.diagnose.text import Line
 
 OUT = ("explain", "outbound", "--to")
 IN = ("explain", "inbound", "--from", "10.0.0.9")

@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init.cli.options import BY_NAME, GROUPS, NEW, OPTIONS
-from istio_init.config import (
-    DEFAULT_LOOPBACK,
-    LAYOUT_1_0,
-    LAYOUT_1_30,
-    LAYOUTS,
-    REDIRECT,
-    Config,
-    Run,
-)
-from istio_init.model import IdRange
+from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, REDIRECT, Config, Run
+from istio_init.config.options import BY_NAME, GROUPS, NEW, OPTIONS
+from istio_init.rules.names import DEFAULT_LOOPBACK
+from istio_init.rules.ranges import IdRange
 from tests.unit.calls import asked, call, refused
 from tests.unit.flags import (
     ACCEPTED,
@@ -30,8 +23,8 @@ from tests.unit.flags import (
 )
 
 if TYPE_CHECKING:
-    from istio_init.cli.resolve import Resolved
-    from istio_init.config import Layout
+    from istio_init.config.model import Layout
+    from istio_init.config.resolve import Resolved
 
 WORD = {LAYOUT_1_0: (), LAYOUT_1_30: ("istio-iptables",)}
 

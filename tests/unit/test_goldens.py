@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init.cli.resolve import FORMATS as ALL_FORMATS
-from istio_init.config import LAYOUTS
-from istio_init.model import FAMILIES, IPV4
-from istio_init.parse.save import parse_rules, parse_save, parse_table
-from istio_init.render.words import tool
+from istio_init.config.model import LAYOUTS
+from istio_init.config.resolve import FORMATS as ALL_FORMATS
+from istio_init.formats.iptables import tool
+from istio_init.formats.save_reader import parse_rules, parse_save, parse_table
+from istio_init.rules.ranges import FAMILIES, IPV4
 from tests.cases import CALLS, CASES, Call, Case
 from tests.cost import STARTS
 from tests.unit import goldens
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from istio_init.model import Family, Ruleset, Table
+    from istio_init.rules.model import Ruleset, Table
+    from istio_init.rules.ranges import Family
 
 SCRIPT = GOLDEN.parents[1] / "scripts" / "golden"
 

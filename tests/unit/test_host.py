@@ -8,17 +8,17 @@ from unittest import mock
 
 import pytest
 
-from istio_init import host
-from istio_init.config import LAYOUT_1_0, LAYOUT_1_30, Config, Facts
+from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, Config, Facts
+from istio_init.config.values import address
 from istio_init.errors import ApplyError
-from istio_init.host import Names, gather, ipv6_addresses, resolvers, usable_addresses
-from istio_init.values import address
+from istio_init.kernel import host
+from istio_init.kernel.host import Names, gather, ipv6_addresses, resolvers, usable_addresses
 from tests.unit.calls import ETC, call
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from istio_init.model import Network
+    from istio_init.rules.ranges import Network
 
 
 def test_users_and_groups_come_from_their_files() -> None:

@@ -17,22 +17,21 @@ ROOT = Path(istio_init.__file__).parent
 
 # From the bottom up: a module imports from its own layer and those below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("typed",),
-    ("errors",),
-    ("model",),
+    ("lean",),
+    ("errors", "log"),
+    ("rules",),
     ("config",),
-    ("values", "log"),
-    (
-        *("planner", "parse", "render", "diff", "ownership", "audit", "explain"),
-        *("compact", "degrade", "packet", "recognise", "shadow"),
-    ),
-    ("host", "netns"),
-    ("apply", "probe"),
+    ("formats",),
+    ("planner",),
+    ("diagnose",),
+    ("kernel",),
+    ("apply",),
+    ("operate",),
     ("cli",),
     ("__main__",),
 )
-# Everything before the host: no input or output, no clock, no environment.
-PURE = {"typed", "errors", "model", "config", "values", *LAYERS[5]}
+# Everything before the kernel: no input or output, no clock, no environment.
+PURE = {"lean", "errors", "rules", "config", "formats", "planner", "diagnose"}
 PURE_LIBRARY = {
     *("__future__", "bisect", "collections", "contextlib", "difflib", "functools", "itertools"),
     *("json", "_json", "_operator", "re", "shlex", "_socket", "_struct", "struct"),
@@ -40,8 +39,8 @@ PURE_LIBRARY = {
 # Library, the only places that may import it; each time when it is needed.
 KEPT_APART = {
     "click": ("istio_init.cli",),
-    "iptc": ("istio_init.apply.libiptc",),
-    "pyroute2": ("istio_init.netns",),
+    "iptc": ("istio_init.kernel.libiptc",),
+    "pyroute2": ("istio_init.kernel.netns",),
     "rich": ("istio_init.cli.terminal",),
 }
 # Each costs between a tenth of a bare interpreter and several of them. What the
@@ -51,7 +50,7 @@ SLOW = {
     *("logging", "pathlib", "re", "signal", "socket", "subprocess", "typing"),
 }
 # What no plain run loads: the validation, and a node's audit.
-APART = {"istio_init.probe", "istio_init.cli.node"}
+APART = {"istio_init.operate.validate", "istio_init.cli.fleet"}
 
 
 @dataclass(frozen=True)
@@ -193,6 +192,10 @@ def test_dry_run_loads_nothing_that_only_writing_needs(form: str) -> None:
     assert "istio_init.planner.layout_1_30" in loaded
     assert not loaded & {"pyroute2", "iptc", "rich", "dataclasses", "logging", "subprocess"}
     assert not {one for one in loaded if one.startswith("istio_init.apply")}
-    assert not loaded & {*APART, "istio_init.audit", "istio_init.cli.report"}
-    assert not loaded & {"istio_init.ownership", "istio_init.parse.save", "istio_init.netns"}
+    assert not loaded & {*APART, "istio_init.diagnose.findings", "istio_init.cli.result"}
+    assert not loaded & {
+        "istio_init.rules.ownership",
+        "istio_init.formats.save_reader",
+        "istio_init.kernel.netns",
+    }
     assert "istio_init.planner.layout_1_0" not in loaded

@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING
 import pytest
 
 from istio_init import cli, planner
-from istio_init.apply import choose, features, legacy, programs, routes
-from istio_init.apply.fake import Fake
+from istio_init.apply import detect, legacy, routes
 from istio_init.apply.iptables_nft import IptablesNft
-from istio_init.apply.programs import Finished
-from istio_init.config import Config, Facts
-from istio_init.degrade import WITHOUT_DROP, WITHOUT_ZONES, degraded
-from istio_init.diff import changes
+from istio_init.apply.memory import Fake
+from istio_init.config.model import Config, Facts
 from istio_init.errors import ApplyError, UnsupportedError
-from istio_init.model import FAMILIES, IPV4, IPV6, CtState, CtZone, Rule, Ruleset, make_table
+from istio_init.kernel import modules, process
+from istio_init.kernel.process import Finished
+from istio_init.planner.degrade import WITHOUT_DROP, WITHOUT_ZONES, degraded
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.diff import changes
+from istio_init.rules.model import Rule, Ruleset, make_table
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
 from tests.plans import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from istio_init.diff import TableChanges
-    from istio_init.model import Family
+    from istio_init.rules.diff import TableChanges
+    from istio_init.rules.ranges import Family
 
     RunOn = Callable[..., int]
 
@@ -112,9 +116,9 @@ class Lacking(Fake):
         """Take the steps, table by table, until one needs what is lacking."""
         for change in changes:
             rules = [step.rule for step in change.steps if isinstance(step.rule, Rule)]
-            if any(isinstance(rule.target, CtZone) for rule in rules):
+            if any(isinstance(rule.target, t.CtZone) for rule in rules):
                 self._refuse({"CT"} & self.lacks)
-            if any(isinstance(match, CtState) for rule in rules for match in rule.matches):
+            if any(isinstance(match, m.CtState) for rule in rules for match in rule.matches):
                 self._refuse({"conntrack"} & self.lacks)
             super().commit((change,), results)
 
@@ -127,14 +131,14 @@ class Lacking(Fake):
 @pytest.fixture
 def run_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunOn:
     """Return what runs the program over a backend in memory and returns its exit code."""
-    evidence = choose.Evidence(frozenset({"legacy"}), frozenset(), frozenset())
+    evidence = detect.Evidence(frozenset({"legacy"}), frozenset(), frozenset())
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
-    monkeypatch.setattr(choose, "look", lambda _made: evidence)
+    monkeypatch.setattr(detect, "look", lambda _made: evidence)
     monkeypatch.setattr(routes, "live", lambda _marks, _hints: ())
     monkeypatch.setattr(routes, "take", lambda _steps: None)
 
     def run(backend: Fake, *argv: str) -> int:
-        monkeypatch.setattr(choose, "applier", lambda _kind, _made: backend)
+        monkeypatch.setattr(detect, "applier", lambda _kind, _made: backend)
         return cli.main([*CALL, *argv])
 
     return run
@@ -268,12 +272,12 @@ def test_legacy_names_the_match_or_target_its_module_and_the_remedy(
     needing = [
         change
         for change in everything(family)
-        if any(one.name == name for one in features.needed(change.steps, family))
+        if any(one.name == name for one in modules.needed(change.steps, family))
     ]
     if name in special:
         # Layout 1.0 writes the one for IPv4 only, the other for IPv6 only.
         assert bool(needing) == (family == (IPV4 if name == "socket" else IPV6))
-    monkeypatch.setattr(features, "in_legacy", lambda feature: feature.name != name)
+    monkeypatch.setattr(modules, "in_legacy", lambda feature: feature.name != name)
 
     for change in needing:
         error = backend._refused(change, Exception("no"), number)
@@ -322,7 +326,7 @@ def test_legacy_names_the_capabilities_that_are_lacking(backend: legacy.Legacy) 
 def test_legacy_that_lacks_nothing_points_at_the_ids(
     backend: legacy.Legacy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "in_legacy", lambda _feature: True)
+    monkeypatch.setattr(modules, "in_legacy", lambda _feature: True)
     change = everything(IPV6)[0]
 
     error = backend._refused(change, Exception("can't commit: b'Invalid argument'"), EINVAL)
@@ -355,11 +359,11 @@ def test_nft_names_the_line_the_modules_and_the_remedy(
             "(No such file or directory): rule in chain ISTIO_OUTPUT\n",
         )
 
-    monkeypatch.setattr(programs, "execute", refuse)
+    monkeypatch.setattr(process, "execute", refuse)
     change = next(
         one
         for one in everything(family)
-        if any(feature.name == name for feature in features.needed(one.steps, family))
+        if any(feature.name == name for feature in modules.needed(one.steps, family))
     )
 
     with pytest.raises(ApplyError) as caught:
@@ -382,7 +386,7 @@ def _asks_for(name: str, line: str) -> bool:
 def test_nft_that_cannot_be_understood_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     complaints = "iptables-nft-restore v1.8.9 (nf_tables): Could not fetch rule set generation id"
     finished = Finished(4, "", f"{complaints}: Permission denied (you must be root)\n")
-    monkeypatch.setattr(programs, "execute", lambda *_, **__: finished)
+    monkeypatch.setattr(process, "execute", lambda *_, **__: finished)
 
     with pytest.raises(ApplyError) as caught:
         IptablesNft().commit(everything(IPV4)[:1], ())

@@ -7,62 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from istio_init.compact import canonical
+from istio_init.config.values import network
 from istio_init.errors import ParseError, UnsupportedError
-from istio_init.model import (
-    FAMILIES,
-    IPV4,
-    IPV6,
-    Accept,
-    Chain,
-    ConnMark,
-    CtState,
-    CtZone,
-    Destination,
-    Drop,
-    ForeignRule,
-    IdRange,
-    InInterface,
-    Jump,
-    Mark,
-    MultiPorts,
-    Network,
-    OutInterface,
-    Owner,
-    Plan,
-    PortRange,
-    Ports,
-    Proto,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    Rule,
-    Ruleset,
-    SaveMark,
-    SetMark,
-    Socket,
-    Table,
-    Tproxy,
-    make_table,
-    rule,
+from istio_init.formats.nft_json import parse_tables
+from istio_init.formats.nft_script import render, script
+from istio_init.planner.draft import TCP, UDP
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import Chain, ForeignRule, Plan, Rule, Ruleset, Table, make_table, rule
+from istio_init.rules.names import (
+    ISTIO_DIVERT,
+    ISTIO_INBOUND,
+    ISTIO_OUTPUT,
+    ISTIO_REDIRECT,
+    ISTIO_TPROXY,
 )
-from istio_init.parse.nft import parse_tables
-from istio_init.planner.shared import (
-    DIVERT,
-    INBOUND,
-    OUTBOUND,
-    REDIRECT,
-    TCP,
-    TPROXY_CHAIN,
-    UDP,
-)
-from istio_init.render.nft import render, script
-from istio_init.values import network
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, Network, PortRange
+from istio_init.rules.sets import canonical
 from tests.plans import plan_of
 
 if TYPE_CHECKING:
-    from istio_init.model import Family, Match
+    from istio_init.rules.ranges import Family
 
 SIDECAR = ("istio-iptables", "-u", "1337", "-i", "*", "-b", "*", "-d", "15090,15021,15020")
 
@@ -125,7 +90,7 @@ def lines_of(text: str, chain: str, table: str = "nat") -> list[str]:
     return [line.strip().replace("counter ", "") for line in lines]
 
 
-def in_chain(*rules: Rule, family: Family = IPV4, chain: str = OUTBOUND) -> list[str]:
+def in_chain(*rules: Rule, family: Family = IPV4, chain: str = ISTIO_OUTPUT) -> list[str]:
     """Return the lines of a chain that one family alone has."""
     table = make_table("nat", {chain: Chain(chain, None, rules)})
     text = script("nat", (canonical(Ruleset(family, (table,))),))
@@ -162,14 +127,14 @@ def test_what_both_families_have_is_written_once() -> None:
 
 def test_families_whose_rules_are_in_different_orders_each_keep_theirs() -> None:
     lines = {
-        name: rule(InInterface(name), then=target)
-        for name, target in (("a", Return()), ("b", Accept()), ("c", Drop()))
+        name: rule(m.InInterface(name), then=target)
+        for name, target in (("a", t.Return()), ("b", t.Accept()), ("c", t.Drop()))
     }
     orders = {IPV4: "abca", IPV6: "bac"}
     rulesets = []
     for family, order in orders.items():
-        chain = Chain(OUTBOUND, None, tuple(lines[name] for name in order))
-        rulesets.append(Ruleset(family, (make_table("nat", {OUTBOUND: chain}),)))
+        chain = Chain(ISTIO_OUTPUT, None, tuple(lines[name] for name in order))
+        rulesets.append(Ruleset(family, (make_table("nat", {ISTIO_OUTPUT: chain}),)))
     found = lines_of(script("nat", tuple(rulesets)), "istio-output")
 
     for family, order in orders.items():
@@ -281,19 +246,19 @@ def test_tables_without_rules_are_deleted_and_never_created(*, absent: bool) -> 
 @pytest.mark.parametrize(
     ("match", "spelled"),
     [
-        (InInterface("eth0"), 'iifname "eth0"'),
-        (InInterface("eth+", negated=True), 'iifname != "eth*"'),
-        (OutInterface("eth*"), 'oifname "eth\\*"'),
-        (OutInterface("a$b{#"), 'oifname "a$b{#"'),
-        (Proto("udp", negated=True), "meta l4proto != udp"),
-        (Owner("uid", IdRange(5, 9)), "meta skuid 5-9"),
-        (Mark(1, 0xFF, negated=True), "meta mark & 0x000000ff != 0x00000001"),
-        (CtState(("INVALID",)), "ct state invalid"),
-        (CtState(("NEW", "RELATED"), negated=True), "ct state != { new, related }"),
+        (m.InInterface("eth0"), 'iifname "eth0"'),
+        (m.InInterface("eth+", negated=True), 'iifname != "eth*"'),
+        (m.OutInterface("eth*"), 'oifname "eth\\*"'),
+        (m.OutInterface("a$b{#"), 'oifname "a$b{#"'),
+        (m.Proto("udp", negated=True), "meta l4proto != udp"),
+        (m.Owner("uid", IdRange(5, 9)), "meta skuid 5-9"),
+        (m.Mark(1, 0xFF, negated=True), "meta mark & 0x000000ff != 0x00000001"),
+        (m.CtState(("INVALID",)), "ct state invalid"),
+        (m.CtState(("NEW", "RELATED"), negated=True), "ct state != { new, related }"),
     ],
 )
-def test_matches(match: Match, spelled: str) -> None:
-    assert in_chain(rule(match, then=Return())) == [f"meta nfproto ipv4 {spelled} return"]
+def test_matches(match: m.Match, spelled: str) -> None:
+    assert in_chain(rule(match, then=t.Return())) == [f"meta nfproto ipv4 {spelled} return"]
 
 
 @pytest.mark.parametrize(
@@ -308,14 +273,14 @@ def test_matches(match: Match, spelled: str) -> None:
     ],
 )
 def test_destinations(cidrs: list[str], spelled: str) -> None:
-    rules = [rule(Destination(network(cidr)[0]), then=Return()) for cidr in cidrs]
+    rules = [rule(m.Destination(network(cidr)[0]), then=t.Return()) for cidr in cidrs]
     family = network(cidrs[0])[0].family
 
     assert in_chain(*rules, family=family) == [f"{spelled} return"]
 
 
 def test_a_mark_under_a_mask_keeps_the_other_bits() -> None:
-    assert in_chain(rule(then=SetMark(0x10, 0xFF))) == [
+    assert in_chain(rule(then=t.SetMark(0x10, 0xFF))) == [
         "meta nfproto ipv4 meta mark set meta mark & 0xffffff00 ^ 0x00000010"
     ]
 
@@ -325,18 +290,21 @@ def test_a_mark_under_a_mask_keeps_the_other_bits() -> None:
 )
 def test_interfaces_that_nft_cannot_name_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedError, match="interface"):
-        in_chain(rule(InInterface(name), then=Return()))
+        in_chain(rule(m.InInterface(name), then=t.Return()))
 
 
 def test_sockets_can_lead_to_one_chain_only() -> None:
     with pytest.raises(UnsupportedError, match="one chain"):
-        in_chain(rule(Socket(), then=Accept()))
+        in_chain(rule(m.Socket(), then=t.Accept()))
     with pytest.raises(UnsupportedError, match="one chain"):
-        in_chain(rule(Socket(), then=Jump(DIVERT)), rule(Socket(), then=Jump(INBOUND)))
+        in_chain(
+            rule(m.Socket(), then=t.Jump(ISTIO_DIVERT)),
+            rule(m.Socket(), then=t.Jump(ISTIO_INBOUND)),
+        )
 
 
 def test_rules_of_others_are_not_written() -> None:
-    table = make_table("nat", {OUTBOUND: Chain(OUTBOUND, None, (ForeignRule("[]"),))})
+    table = make_table("nat", {ISTIO_OUTPUT: Chain(ISTIO_OUTPUT, None, (ForeignRule("[]"),))})
 
     with pytest.raises(UnsupportedError, match="does not write"):
         script("nat", (Ruleset(IPV4, (table,)),))
@@ -391,7 +359,7 @@ def rules_of(
 ) -> tuple[Rule | ForeignRule, ...]:
     """Return the rules of a chain of these lines."""
     text = listing(*({"set": one} for one in sets), *(line(*one) for one in lines))
-    chain = tables_of(text)[family].chain(INBOUND)
+    chain = tables_of(text)[family].chain(ISTIO_INBOUND)
     return chain.rules if chain else ()
 
 
@@ -406,7 +374,7 @@ def chain_names(text: str) -> list[str]:
 
 def test_a_line_without_family_is_for_both() -> None:
     for family in FAMILIES:
-        assert rules_of([_ACCEPT], family=family) == (rule(then=Accept()),)
+        assert rules_of([_ACCEPT], family=family) == (rule(then=t.Accept()),)
 
 
 def test_a_line_for_one_family_is_for_that_only() -> None:
@@ -433,7 +401,7 @@ def test_every_value_of_a_set_is_a_rule(values: object) -> None:
     }
 
     assert rules_of([payload("ip", "daddr", values), _ACCEPT], sets=(some,)) == tuple(
-        rule(Destination(network(cidr)[0]), then=Accept())
+        rule(m.Destination(network(cidr)[0]), then=t.Accept())
         for cidr in ("10.0.0.0/30", "10.0.0.4/31")
     )
 
@@ -455,7 +423,7 @@ def test_a_family_is_answered_in_its_own_words(
     reject = {"reject": {"type": kind, "expr": "port-unreachable"}}
     (found,) = rules_of([meta("nfproto", family), reject], family=family)
 
-    assert (found == rule(then=Reject())) == understood
+    assert (found == rule(then=t.Reject())) == understood
 
 
 @pytest.mark.parametrize(
@@ -475,7 +443,7 @@ def test_a_family_is_answered_in_its_own_words(
 def test_marks_made_of_the_old_mark(value: object, mark: int, mask: int) -> None:
     found = rules_of([{"mangle": {"key": _META_MARK, "value": value}}])
 
-    assert found == (rule(then=SetMark(mark, mask)),)
+    assert found == (rule(then=t.SetMark(mark, mask)),)
 
 
 def test_tproxy_and_what_drops_behind_it_are_one_rule() -> None:
@@ -483,7 +451,9 @@ def test_tproxy_and_what_drops_behind_it_are_one_rule() -> None:
     lines = [[*local, _TPROXY, _MARKED, _ACCEPT], [*local, {"drop": None}]]
 
     assert rules_of(*lines) == (
-        rule(Destination(Network(IPV4, b"\x7f\0\0\1", 32), negated=True), TCP, then=Tproxy(1, 5)),
+        rule(
+            m.Destination(Network(IPV4, b"\x7f\0\0\1", 32), negated=True), TCP, then=t.Tproxy(1, 5)
+        ),
     )
     assert isinstance(rules_of(lines[0])[0], ForeignRule)
     assert isinstance(rules_of(lines[0], [{"drop": None}])[0], ForeignRule)
@@ -495,60 +465,64 @@ _CT_STATE = {"ct": {"key": "state"}}
 _LINES: dict[str, tuple[list[dict[str, Any]], Rule]] = {
     "interfaces": (
         [meta("iifname", "eth*"), meta("oifname", "eth\\*", "!="), _ACCEPT],
-        rule(InInterface("eth+"), OutInterface("eth*", negated=True), then=Accept()),
+        rule(m.InInterface("eth+"), m.OutInterface("eth*", negated=True), then=t.Accept()),
     ),
     "owners": (
         [meta("skuid", 5), meta("skgid", {"range": [6, 7]}, "!="), _ACCEPT],
-        rule(Owner("uid", IdRange(5, 5)), Owner("gid", IdRange(6, 7), negated=True), then=Accept()),
+        rule(
+            m.Owner("uid", IdRange(5, 5)),
+            m.Owner("gid", IdRange(6, 7), negated=True),
+            then=t.Accept(),
+        ),
     ),
     "a protocol": (
         [meta("l4proto", "udp", "!="), {"return": None}],
-        rule(Proto("udp", negated=True), then=Return()),
+        rule(m.Proto("udp", negated=True), then=t.Return()),
     ),
     "marks": (
         [meta("mark", 5, "!="), match(_CT_MARK, 6), {"drop": None}],
-        rule(Mark(5, negated=True), ConnMark(6), then=Drop()),
+        rule(m.Mark(5, negated=True), m.ConnMark(6), then=t.Drop()),
     ),
     "masked marks": (
         [match({"&": [_META_MARK, 255]}, 5), match({"&": [_CT_MARK, 255]}, 6), _ACCEPT],
-        rule(Mark(5, 255), ConnMark(6, 255), then=Accept()),
+        rule(m.Mark(5, 255), m.ConnMark(6, 255), then=t.Accept()),
     ),
     "states": (
         [match(_CT_STATE, ["new", "related"], "in"), _ACCEPT],
-        rule(CtState(("NEW", "RELATED")), then=Accept()),
+        rule(m.CtState(("NEW", "RELATED")), then=t.Accept()),
     ),
     "a state": (
         [match(_CT_STATE, "invalid", "in"), _ACCEPT],
-        rule(CtState(("INVALID",)), then=Accept()),
+        rule(m.CtState(("INVALID",)), then=t.Accept()),
     ),
     "no such states": (
         [match(_CT_STATE, {"set": ["established", "new"]}, "!="), _ACCEPT],
-        rule(CtState(("NEW", "ESTABLISHED"), negated=True), then=Accept()),
+        rule(m.CtState(("NEW", "ESTABLISHED"), negated=True), then=t.Accept()),
     ),
     "no such ports": (
         [payload("udp", "sport", {"set": [5, {"range": [7, 9]}]}, "!="), _ACCEPT],
         rule(
             UDP,
-            MultiPorts("sport", (PortRange(5, 5), PortRange(7, 9)), negated=True),
-            then=Accept(),
+            m.MultiPorts("sport", (PortRange(5, 5), PortRange(7, 9)), negated=True),
+            then=t.Accept(),
         ),
     ),
     "a redirect": (
         [payload("tcp", "dport", 5), {"redirect": {"port": 6}}],
-        rule(TCP, Ports("tcp", "dport", PortRange(5, 5)), then=Redirect(6)),
+        rule(TCP, m.Ports("tcp", "dport", PortRange(5, 5)), then=t.Redirect(6)),
     ),
-    "a jump": ([{"jump": {"target": "istio-redirect"}}], rule(then=Jump(REDIRECT))),
+    "a jump": ([{"jump": {"target": "istio-redirect"}}], rule(then=t.Jump(ISTIO_REDIRECT))),
     "a saved mark": (
         [{"mangle": {"key": _CT_MARK, "value": _META_MARK}}],
-        rule(then=SaveMark()),
+        rule(then=t.SaveMark()),
     ),
     "a restored mark": (
         [{"mangle": {"key": _META_MARK, "value": _CT_MARK}}],
-        rule(then=RestoreMark()),
+        rule(then=t.RestoreMark()),
     ),
     "a zone": (
         [{"mangle": {"key": {"ct": {"key": "zone"}}, "value": 2}}],
-        rule(then=CtZone(2)),
+        rule(then=t.CtZone(2)),
     ),
 }
 
@@ -652,14 +626,14 @@ def test_a_jump_that_is_not_understood_still_says_where_it_leads() -> None:
         for one in rules_of([odd, {"jump": {"target": target}}])
     ]
 
-    assert [one.jump for one in found if isinstance(one, ForeignRule)] == [REDIRECT, "theirs"]
+    assert [one.jump for one in found if isinstance(one, ForeignRule)] == [ISTIO_REDIRECT, "theirs"]
 
 
 def test_a_chain_of_one_family_only_is_only_that_family_s() -> None:
     found = tables_of(listing(line(meta("nfproto", "ipv6"), _ACCEPT)))
 
-    assert found[IPV4].chain(INBOUND) is None
-    assert found[IPV6].chain(INBOUND) is not None
+    assert found[IPV4].chain(ISTIO_INBOUND) is None
+    assert found[IPV6].chain(ISTIO_INBOUND) is not None
 
 
 _SOCKET_CHAIN = (
@@ -677,10 +651,10 @@ def test_the_chain_behind_socket_is_part_of_its_rules() -> None:
     chains = ("istio-inbound", "istio-socket")
 
     text = listing(to_socket, *_SOCKET_CHAIN, chains=chains)
-    inbound = tables_of(text)[IPV4].chain(INBOUND)
+    inbound = tables_of(text)[IPV4].chain(ISTIO_INBOUND)
     assert inbound is not None
-    assert inbound.rules == (rule(Socket(), then=Jump(DIVERT)),)
-    assert chain_names(text) == [INBOUND]
+    assert inbound.rules == (rule(m.Socket(), then=t.Jump(ISTIO_DIVERT)),)
+    assert chain_names(text) == [ISTIO_INBOUND]
 
     assert "chain istio-socket" in chain_names(listing(*_SOCKET_CHAIN, chains=chains))
     for parts in (_SOCKET_CHAIN[1:], (_SOCKET_CHAIN[1], _SOCKET_CHAIN[1]), _SOCKET_CHAIN[:1] * 2):
@@ -762,7 +736,7 @@ def test_what_is_no_listing_is_refused(text: str) -> None:
 
 
 def test_redirect_and_unknown_target_names_round_trip() -> None:
-    assert in_chain(rule(TCP, then=Redirect(1)), rule(then=Jump(TPROXY_CHAIN))) == [
+    assert in_chain(rule(TCP, then=t.Redirect(1)), rule(then=t.Jump(ISTIO_TPROXY))) == [
         "meta nfproto ipv4 meta l4proto tcp redirect to :1",
         "meta nfproto ipv4 jump istio-tproxy",
     ]

@@ -9,40 +9,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.config import LAYOUT_1_0, LAYOUT_1_30, TPROXY, Config, Facts
-from istio_init.model import (
+from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, TPROXY, Config, Facts
+from istio_init.config.values import address
+from istio_init.formats.listing import table_lines
+from istio_init.formats.save_reader import parse_table
+from istio_init.planner import plan
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import (
     BUILTIN_CHAINS,
-    FAMILIES,
-    IPV4,
-    IPV6,
     TABLES,
     Chain,
-    ConnMark,
     ForeignRule,
-    InInterface,
-    Jump,
-    Mark,
     Plan,
-    Proto,
-    Return,
     Rule,
     Ruleset,
-    SaveMark,
     make_table,
     rule,
 )
-from istio_init.ownership import Traces, has_ours, leads_into_ours, restored, traces, wanted
-from istio_init.parse.save import parse_table
-from istio_init.planner import plan
-from istio_init.planner.shared import OWN_CHAINS
-from istio_init.render.rules import table_lines
-from istio_init.values import address
+from istio_init.rules.names import OWN_CHAINS
+from istio_init.rules.ownership import (
+    OwnershipEvidence,
+    has_ours,
+    leads_into_ours,
+    restored,
+    traces,
+    wanted,
+)
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
 from tests.unit.flags import networks, ports
 from tests.unit.settings import tried_less
 from tests.unit.test_planner import configs
 
 if TYPE_CHECKING:
-    from istio_init.model import Family
+    from istio_init.rules.ranges import Family
 
     AnyRule = Rule | ForeignRule
 
@@ -89,7 +89,10 @@ def cleaned(live: Ruleset, config: Config | None = None) -> Ruleset:
         layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True
     )
     found = wanted(live, plan(hints, Facts()).ruleset(live.family), traces((live,)), clean=True)
-    assert wanted(found, plan(hints, Facts()).ruleset(live.family), Traces(), clean=True) == found
+    assert (
+        wanted(found, plan(hints, Facts()).ruleset(live.family), OwnershipEvidence(), clean=True)
+        == found
+    )
     return found
 
 
@@ -446,20 +449,20 @@ def test_half_of_the_two_beside_layout_1_0_is_what_was_left_of_them() -> None:
 
 
 def test_traces_of_nothing() -> None:
-    assert traces(()) == Traces(frozenset({1337}), frozenset())
+    assert traces(()) == OwnershipEvidence(frozenset({1337}), frozenset())
     assert not has_ours(Ruleset(IPV4, ()))
 
 
 # A match that no rule of ours has: what carries it is somebody else's.
-NOT_OURS = ConnMark(7, 7, negated=True)
+NOT_OURS = m.ConnMark(7, 7, negated=True)
 OTHERS = ("OTHER", "ISTIO_LIKE")
 SOMEBODY_ELSES: tuple[AnyRule, ...] = (
     *(ForeignRule(f"-m comment --comment {number} -j ACCEPT") for number in range(3)),
     ForeignRule("-m comment --comment into -g OTHER", "OTHER"),
-    rule(NOT_OURS, then=Jump("ISTIO_LIKE")),
-    rule(NOT_OURS, then=Return()),
-    rule(InInterface("eth0"), NOT_OURS, then=Return()),
-    rule(Proto("tcp"), Mark(1337), NOT_OURS, then=SaveMark()),
+    rule(NOT_OURS, then=t.Jump("ISTIO_LIKE")),
+    rule(NOT_OURS, then=t.Return()),
+    rule(m.InInterface("eth0"), NOT_OURS, then=t.Return()),
+    rule(m.Proto("tcp"), m.Mark(1337), NOT_OURS, then=t.SaveMark()),
 )
 
 
@@ -616,7 +619,7 @@ def test_foreign_rules_keep_their_place_relative_to_ours() -> None:
     for one, other in pairwise([F1, J, F2]):
         assert rules(found, "OUTPUT").index(one) < rules(found, "OUTPUT").index(other)
     assert isinstance(found.tables[0].chains[2].rules[1], Rule)
-    assert found.tables[0].chains[2].rules[1] == Rule((), Jump("ISTIO_OUTPUT"))
+    assert found.tables[0].chains[2].rules[1] == Rule((), t.Jump("ISTIO_OUTPUT"))
 
 
 def taken_back(
@@ -714,8 +717,8 @@ def test_table_that_was_not_there_before_is_emptied_of_ours() -> None:
 
 
 def test_rules_that_lead_into_our_chains() -> None:
-    assert leads_into_ours(Rule((), Jump("ISTIO_OUTPUT")))
+    assert leads_into_ours(Rule((), t.Jump("ISTIO_OUTPUT")))
     assert leads_into_ours(ForeignRule(b"", "ISTIO_OUTPUT"))
-    assert not leads_into_ours(Rule((), Jump("MINE")))
-    assert not leads_into_ours(Rule((), Return()))
+    assert not leads_into_ours(Rule((), t.Jump("MINE")))
+    assert not leads_into_ours(Rule((), t.Return()))
     assert not leads_into_ours(ForeignRule(b""))

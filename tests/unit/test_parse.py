@@ -9,29 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.errors import ParseError
-from istio_init.model import (
-    FAMILIES,
-    IPV4,
-    IPV6,
-    Accept,
-    Chain,
-    ForeignRule,
-    InInterface,
-    Jump,
-    Mark,
-    Proto,
-    Return,
-    Rule,
-    Ruleset,
-    make_table,
-)
-from istio_init.parse.save import parse_rule, parse_rules, parse_save, parse_table
-from istio_init.render.words import rule_words
+from istio_init.formats.iptables import rule_words
+from istio_init.formats.save_reader import parse_rule, parse_rules, parse_save, parse_table
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import Chain, ForeignRule, Rule, Ruleset, make_table
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
 from tests import strategies
 from tests.unit.settings import tried
 
 if TYPE_CHECKING:
-    from istio_init.model import Family
+    from istio_init.rules.ranges import Family
 
 # Rules that are nearly this program's, and where each leads.
 UNKNOWN: tuple[tuple[str, str], ...] = (
@@ -132,13 +120,13 @@ def test_what_the_other_family_writes_stays_text_too(text: str) -> None:
 
 
 def test_jump_leads_to_a_chain_of_the_table_or_is_none() -> None:
-    assert table_of("-j ISTIO_OUTPUT") == (Rule((), Jump("ISTIO_OUTPUT")),)
+    assert table_of("-j ISTIO_OUTPUT") == (Rule((), t.Jump("ISTIO_OUTPUT")),)
     assert table_of("-j ISTIO_OTHER", "-g ISTIO_OTHER") == (
         ForeignRule("-j ISTIO_OTHER"),
         ForeignRule("-g ISTIO_OTHER"),
     )
     # Without a table nobody knows.
-    assert parse_rule("-j LOG", IPV4) == Rule((), Jump("LOG"))
+    assert parse_rule("-j LOG", IPV4) == Rule((), t.Jump("LOG"))
 
 
 @given(
@@ -180,9 +168,9 @@ def test_table_lists_its_chains_in_kernel_order() -> None:
     assert table == make_table(
         "nat",
         {
-            "PREROUTING": Chain("PREROUTING", "DROP", (Rule((Proto("tcp"),), Jump("A")),)),
+            "PREROUTING": Chain("PREROUTING", "DROP", (Rule((m.Proto("tcp"),), t.Jump("A")),)),
             "A": Chain("A", None),
-            "B": Chain("B", None, (Rule((), Return()), Rule((), Jump("A")))),
+            "B": Chain("B", None, (Rule((), t.Return()), Rule((), t.Jump("A")))),
         },
     )
     assert [chain.name for chain in table.chains] == [
@@ -242,7 +230,7 @@ def test_iptables_save_with_counters_comments_policies_and_foreign_tables() -> N
             "OUTPUT",
             "DROP",
             (
-                Rule((Proto("tcp"),), Jump("ISTIO_OUTPUT")),
+                Rule((m.Proto("tcp"),), t.Jump("ISTIO_OUTPUT")),
                 ForeignRule("! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER", "DOCKER"),
             ),
         ),
@@ -251,10 +239,10 @@ def test_iptables_save_with_counters_comments_policies_and_foreign_tables() -> N
             "ACCEPT",
             (ForeignRule("-s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"),),
         ),
-        "DOCKER": Chain("DOCKER", None, (Rule((InInterface("docker0"),), Return()),)),
-        "ISTIO_OUTPUT": Chain("ISTIO_OUTPUT", None, (Rule((Mark(1337),), Return()),)),
+        "DOCKER": Chain("DOCKER", None, (Rule((m.InInterface("docker0"),), t.Return()),)),
+        "ISTIO_OUTPUT": Chain("ISTIO_OUTPUT", None, (Rule((m.Mark(1337),), t.Return()),)),
     }
-    loopback = Rule((InInterface("lo"),), Accept())
+    loopback = Rule((m.InInterface("lo"),), t.Accept())
     assert found == Ruleset(
         IPV4,
         (
@@ -315,7 +303,7 @@ def test_dry_run_text_gives_both_families() -> None:
 
     assert v4.table("nat") == make_table(
         "nat",
-        {"OUTPUT": Chain("OUTPUT", "ACCEPT", (Rule((), Jump("X")),)), "X": Chain("X", None)},
+        {"OUTPUT": Chain("OUTPUT", "ACCEPT", (Rule((), t.Jump("X")),)), "X": Chain("X", None)},
     )
     assert v6.table("filter") == make_table("filter", {"INPUT": Chain("INPUT", "DROP")})
     assert (v4.family, v6.family) == FAMILIES

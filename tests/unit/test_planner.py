@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.config import (
+from istio_init.config.model import (
     LAYOUT_1_0,
     LAYOUT_1_30,
     LAYOUTS,
@@ -18,28 +18,15 @@ from istio_init.config import (
     Config,
     Facts,
 )
-from istio_init.model import (
-    BUILTIN_CHAINS,
-    FAMILIES,
-    HEAD,
-    IPV4,
-    IPV6,
-    TABLES,
-    TAIL,
-    Destination,
-    IdRange,
-    Jump,
-    Plan,
-    PolicyRoute,
-    PortRange,
-    Rule,
-    Source,
-)
+from istio_init.config.values import address, network
+from istio_init.formats.iptables import rule_words
 from istio_init.planner import plan
 from istio_init.planner.layout_1_30 import ipv6_on
-from istio_init.planner.shared import OWN_CHAINS, PASSTHROUGH
-from istio_init.render.words import rule_words
-from istio_init.values import address, network
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import BUILTIN_CHAINS, HEAD, TABLES, TAIL, Plan, PolicyRoute, Rule
+from istio_init.rules.names import OWN_CHAINS, PASSTHROUGH
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, PortRange
 from tests import strategies
 from tests.unit.flags import ids, networks, ports
 from tests.unit.settings import tried
@@ -47,8 +34,8 @@ from tests.unit.settings import tried
 if TYPE_CHECKING:
     from typing import Any
 
-    from istio_init.config import Layout
-    from istio_init.model import Family, Network
+    from istio_init.config.model import Layout
+    from istio_init.rules.ranges import Family, Network
 
 V4, V6 = address("10.0.0.5"), address("fd00::5")
 OLD = Config(LAYOUT_1_0, inbound_port=15001)
@@ -744,10 +731,10 @@ def test_every_plan_is_well_formed(config: Config) -> None:
                     assert rule.why
                     assert rule.flag
                     places.append(rule.place)
-                    if isinstance(rule.target, Jump):
+                    if isinstance(rule.target, t.Jump):
                         assert rule.target.chain in own
                     for match in rule.matches:
-                        if isinstance(match, Source | Destination):
+                        if isinstance(match, m.Source | m.Destination):
                             assert match.network.family == ruleset.family
                 assert places == sorted(places)
 

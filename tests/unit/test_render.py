@@ -10,125 +10,99 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.config import LAYOUT_1_30
-from istio_init.model import (
-    FAMILIES,
-    FULL_MASK,
+from istio_init.config.model import LAYOUT_1_30
+from istio_init.config.values import network
+from istio_init.formats import commands, documents, listing, save
+from istio_init.formats.iptables import match_negated, match_words, rule_words, target_words
+from istio_init.formats.save_reader import parse_rule, parse_rules, parse_save
+from istio_init.lean import Record
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import (
     HEAD,
-    IPV4,
-    IPV6,
-    Accept,
     Chain,
-    ConnMark,
-    CtState,
-    CtZone,
-    Destination,
-    Drop,
     ForeignRule,
-    IdRange,
-    InInterface,
-    Jump,
-    Mark,
-    MultiPorts,
-    OutInterface,
-    Owner,
     Plan,
     PolicyRoute,
-    PortRange,
-    Ports,
-    Proto,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
     Rule,
     Ruleset,
-    SaveMark,
-    SetMark,
-    Socket,
-    Source,
-    Tproxy,
     make_table,
     rule,
 )
-from istio_init.parse.save import parse_rule, parse_rules, parse_save
-from istio_init.planner.shared import PASSTHROUGH
-from istio_init.render import commands, document, rules, save
-from istio_init.render.words import match_negated, match_words, rule_words, target_words
-from istio_init.typed import Record
-from istio_init.values import network
+from istio_init.rules.names import PASSTHROUGH
+from istio_init.rules.ranges import FAMILIES, FULL_MASK, IPV4, IPV6, IdRange, PortRange
 from tests import strategies
 from tests.unit.settings import tried, tried_less
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from istio_init.model import Family, Match, Network, Target
+    from istio_init.rules.ranges import Family, Network
 
 TEN = network("10.0.0.0/8")[0]
 FD = network("fd00::/8")[0]
 PORT, PORT_RANGE = PortRange(80, 80), PortRange(8000, 9000)
 
-MATCHES: tuple[tuple[Match, str, str], ...] = (
-    (Source(TEN), "-s 10.0.0.0/8", "! -s 10.0.0.0/8"),
-    (Source(FD), "-s fd00::/8", "! -s fd00::/8"),
-    (Destination(TEN), "-d 10.0.0.0/8", "! -d 10.0.0.0/8"),
-    (InInterface("eth0"), "-i eth0", "! -i eth0"),
-    (OutInterface("eth+"), "-o eth+", "! -o eth+"),
-    (Proto("tcp"), "-p tcp", "! -p tcp"),
-    (Proto("udp"), "-p udp", "! -p udp"),
-    (Ports("tcp", "dport", PORT), "-m tcp --dport 80", "-m tcp ! --dport 80"),
-    (Ports("tcp", "sport", PORT), "-m tcp --sport 80", "-m tcp ! --sport 80"),
+MATCHES: tuple[tuple[m.Match, str, str], ...] = (
+    (m.Source(TEN), "-s 10.0.0.0/8", "! -s 10.0.0.0/8"),
+    (m.Source(FD), "-s fd00::/8", "! -s fd00::/8"),
+    (m.Destination(TEN), "-d 10.0.0.0/8", "! -d 10.0.0.0/8"),
+    (m.InInterface("eth0"), "-i eth0", "! -i eth0"),
+    (m.OutInterface("eth+"), "-o eth+", "! -o eth+"),
+    (m.Proto("tcp"), "-p tcp", "! -p tcp"),
+    (m.Proto("udp"), "-p udp", "! -p udp"),
+    (m.Ports("tcp", "dport", PORT), "-m tcp --dport 80", "-m tcp ! --dport 80"),
+    (m.Ports("tcp", "sport", PORT), "-m tcp --sport 80", "-m tcp ! --sport 80"),
     (
-        Ports("udp", "dport", PORT_RANGE),
+        m.Ports("udp", "dport", PORT_RANGE),
         "-m udp --dport 8000:9000",
         "-m udp ! --dport 8000:9000",
     ),
     (
-        MultiPorts("dport", (PORT, PORT_RANGE)),
+        m.MultiPorts("dport", (PORT, PORT_RANGE)),
         "-m multiport --dports 80,8000:9000",
         "-m multiport ! --dports 80,8000:9000",
     ),
     (
-        MultiPorts("sport", (PORT,)),
+        m.MultiPorts("sport", (PORT,)),
         "-m multiport --sports 80",
         "-m multiport ! --sports 80",
     ),
-    (Owner("uid", IdRange(7, 7)), "-m owner --uid-owner 7", "-m owner ! --uid-owner 7"),
-    (Owner("gid", IdRange(7, 9)), "-m owner --gid-owner 7-9", "-m owner ! --gid-owner 7-9"),
+    (m.Owner("uid", IdRange(7, 7)), "-m owner --uid-owner 7", "-m owner ! --uid-owner 7"),
+    (m.Owner("gid", IdRange(7, 9)), "-m owner --gid-owner 7-9", "-m owner ! --gid-owner 7-9"),
     (
-        CtState(("RELATED", "ESTABLISHED")),
+        m.CtState(("RELATED", "ESTABLISHED")),
         "-m conntrack --ctstate RELATED,ESTABLISHED",
         "-m conntrack ! --ctstate RELATED,ESTABLISHED",
     ),
     (
-        CtState(("NEW",), "state"),
+        m.CtState(("NEW",), "state"),
         "-m state --state NEW",
         "-m state ! --state NEW",
     ),
-    (Mark(1337), "-m mark --mark 0x539", "-m mark ! --mark 0x539"),
-    (Mark(1, 0xFF), "-m mark --mark 0x1/0xff", "-m mark ! --mark 0x1/0xff"),
-    (ConnMark(0), "-m connmark --mark 0x0", "-m connmark ! --mark 0x0"),
-    (ConnMark(1, 0), "-m connmark --mark 0x1/0x0", "-m connmark ! --mark 0x1/0x0"),
+    (m.Mark(1337), "-m mark --mark 0x539", "-m mark ! --mark 0x539"),
+    (m.Mark(1, 0xFF), "-m mark --mark 0x1/0xff", "-m mark ! --mark 0x1/0xff"),
+    (m.ConnMark(0), "-m connmark --mark 0x0", "-m connmark ! --mark 0x0"),
+    (m.ConnMark(1, 0), "-m connmark --mark 0x1/0x0", "-m connmark ! --mark 0x1/0x0"),
 )
 
 COPIED = "--nfmask 0xffffffff --ctmask 0xffffffff"
-TARGETS: tuple[tuple[Target, str], ...] = (
-    (Jump("ISTIO_OUTPUT"), "-j ISTIO_OUTPUT"),
-    (Return(), "-j RETURN"),
-    (Accept(), "-j ACCEPT"),
-    (Drop(), "-j DROP"),
-    (Redirect(15001), "-j REDIRECT --to-ports 15001"),
-    (SetMark(1338), "-j MARK --set-xmark 0x53a/0xffffffff"),
-    (SetMark(0, 1), "-j MARK --set-xmark 0x0/0x1"),
-    (SaveMark(), f"-j CONNMARK --save-mark {COPIED}"),
-    (RestoreMark(), f"-j CONNMARK --restore-mark {COPIED}"),
-    (CtZone(2), "-j CT --zone 2"),
+TARGETS: tuple[tuple[t.Target, str], ...] = (
+    (t.Jump("ISTIO_OUTPUT"), "-j ISTIO_OUTPUT"),
+    (t.Return(), "-j RETURN"),
+    (t.Accept(), "-j ACCEPT"),
+    (t.Drop(), "-j DROP"),
+    (t.Redirect(15001), "-j REDIRECT --to-ports 15001"),
+    (t.SetMark(1338), "-j MARK --set-xmark 0x53a/0xffffffff"),
+    (t.SetMark(0, 1), "-j MARK --set-xmark 0x0/0x1"),
+    (t.SaveMark(), f"-j CONNMARK --save-mark {COPIED}"),
+    (t.RestoreMark(), f"-j CONNMARK --restore-mark {COPIED}"),
+    (t.CtZone(2), "-j CT --zone 2"),
 )
 
 
 @pytest.mark.parametrize(("match", "plain", "negated"), MATCHES)
-def test_words_of_each_match(match: Match, plain: str, negated: str) -> None:
+def test_words_of_each_match(match: m.Match, plain: str, negated: str) -> None:
     assert " ".join(match_words(match)) == plain
     assert not match_negated(match)
     assert " ".join(match_words(match.replace(negated=True))) == negated
@@ -136,29 +110,29 @@ def test_words_of_each_match(match: Match, plain: str, negated: str) -> None:
 
 
 def test_words_of_the_match_that_cannot_be_negated() -> None:
-    assert match_words(Socket()) == ["-m", "socket"]
-    assert not match_negated(Socket())
+    assert match_words(m.Socket()) == ["-m", "socket"]
+    assert not match_negated(m.Socket())
 
 
 @pytest.mark.parametrize(("target", "words"), TARGETS)
-def test_words_of_each_target(target: Target, words: str) -> None:
+def test_words_of_each_target(target: t.Target, words: str) -> None:
     for family in FAMILIES:
         assert " ".join(target_words(target, family)) == words
 
 
 def test_words_of_the_targets_that_differ_by_family() -> None:
-    def words(target: Target) -> list[str]:
+    def words(target: t.Target) -> list[str]:
         return [" ".join(target_words(target, family)) for family in FAMILIES]
 
-    assert words(Reject()) == [
+    assert words(t.Reject()) == [
         "-j REJECT --reject-with icmp-port-unreachable",
         "-j REJECT --reject-with icmp6-port-unreachable",
     ]
-    assert words(Tproxy(15001, 1337)) == [
+    assert words(t.Tproxy(15001, 1337)) == [
         "-j TPROXY --on-port 15001 --on-ip 0.0.0.0 --tproxy-mark 0x539/0xffffffff",
         "-j TPROXY --on-port 15001 --on-ip :: --tproxy-mark 0x539/0xffffffff",
     ]
-    assert words(Tproxy(1, 2, 3))[0].endswith("--tproxy-mark 0x2/0x3")
+    assert words(t.Tproxy(1, 2, 3))[0].endswith("--tproxy-mark 0x2/0x3")
 
 
 def test_words_of_foreign_rules() -> None:
@@ -183,18 +157,18 @@ def test_nothing_else_has_words() -> None:
 def test_rule_puts_its_matches_in_printing_order_and_drops_those_on_everything() -> None:
     everything, nowhere = network("0.0.0.0/0")[0], network("::/0")[0]
     made = rule(
-        Owner("uid", IdRange(1, 1)),
-        Proto("tcp"),
-        OutInterface("lo"),
-        Mark(1),
-        InInterface("eth0"),
-        Destination(TEN),
-        Source(TEN),
-        Destination(everything),
-        Source(nowhere),
-        InInterface("+"),
-        OutInterface("+"),
-        then=Return(),
+        m.Owner("uid", IdRange(1, 1)),
+        m.Proto("tcp"),
+        m.OutInterface("lo"),
+        m.Mark(1),
+        m.InInterface("eth0"),
+        m.Destination(TEN),
+        m.Source(TEN),
+        m.Destination(everything),
+        m.Source(nowhere),
+        m.InInterface("+"),
+        m.OutInterface("+"),
+        then=t.Return(),
     )
 
     assert " ".join(rule_words(made, IPV4)) == (
@@ -202,8 +176,8 @@ def test_rule_puts_its_matches_in_printing_order_and_drops_those_on_everything()
         "-m owner --uid-owner 1 -m mark --mark 0x1 -j RETURN"
     )
     # Its negative matches nothing, which is not the same as everything.
-    assert rule(Source(everything, negated=True), then=Drop()).matches
-    assert rule(InInterface("+", negated=True), then=Drop()).matches
+    assert rule(m.Source(everything, negated=True), then=t.Drop()).matches
+    assert rule(m.InInterface("+", negated=True), then=t.Drop()).matches
 
 
 def plan_of(
@@ -223,14 +197,14 @@ def ruleset(family: Family, table: str, *chains: Chain) -> Ruleset:
     return Ruleset(family, (make_table(table, {one.name: one for one in chains}),))
 
 
-TO_PROXY = rule(Proto("tcp"), then=Redirect(15001), why="so", flag="-p")
-INTO = rule(then=Jump("ISTIO_OUTPUT"), why="in", flag="-i")
-FIRST = rule(InInterface("a$b"), then=Return(), place=HEAD, why="first", flag="-k")
-SECOND = rule(InInterface("eth1"), then=Return(), place=HEAD, why="second", flag="-k")
+TO_PROXY = rule(m.Proto("tcp"), then=t.Redirect(15001), why="so", flag="-p")
+INTO = rule(then=t.Jump("ISTIO_OUTPUT"), why="in", flag="-i")
+FIRST = rule(m.InInterface("a$b"), then=t.Return(), place=HEAD, why="first", flag="-k")
+SECOND = rule(m.InInterface("eth1"), then=t.Return(), place=HEAD, why="second", flag="-k")
 NAT4 = ruleset(
     IPV4, "nat", chain("PREROUTING", FIRST, SECOND, INTO), chain("ISTIO_OUTPUT", TO_PROXY)
 )
-FILTER6 = ruleset(IPV6, "filter", chain("INPUT", rule(then=Reject(), place=HEAD)))
+FILTER6 = ruleset(IPV6, "filter", chain("INPUT", rule(then=t.Reject(), place=HEAD)))
 
 
 def test_rules_of_routes_and_addresses() -> None:
@@ -239,7 +213,7 @@ def test_rules_of_routes_and_addresses() -> None:
         addresses=(PASSTHROUGH[IPV6],),
     )
 
-    assert rules.render(found) == (
+    assert listing.render(found) == (
         "# ip -4 rule show\n32765: from all fwmark 0x539 lookup 133\n"
         "# ip -4 route show table 133\nlocal default dev lo scope host\n"
         "# ip -6 rule show\n32765: from all fwmark 0x10 lookup 300\n"
@@ -260,8 +234,8 @@ def test_rules_of_routes_and_addresses() -> None:
 
 def test_empty_plan_prints_nothing() -> None:
     for found in (plan_of(), plan_of(Ruleset(IPV4, ()), Ruleset(IPV6, ()))):
-        assert rules.render(found) == save.render(found) == commands.render(found) == ""
-        assert parse_rules(rules.render(found)) == (Ruleset(IPV4, ()), Ruleset(IPV6, ()))
+        assert listing.render(found) == save.render(found) == commands.render(found) == ""
+        assert parse_rules(listing.render(found)) == (Ruleset(IPV4, ()), Ruleset(IPV6, ()))
 
 
 def test_save_of_ipv4_alone_has_no_marks() -> None:
@@ -293,12 +267,14 @@ def test_commands_are_quoted_for_a_shell() -> None:
     assert "iptables -t nat -I PREROUTING 1 -i 'a$b' -j RETURN\n" in text
     (words,) = [shlex.split(line) for line in text.splitlines() if "PREROUTING 1" in line]
     assert words[words.index("-i") + 1] == "a$b"
-    negated = ruleset(IPV6, "nat", chain("OUTPUT", rule(Proto("tcp", negated=True), then=Drop())))
+    negated = ruleset(
+        IPV6, "nat", chain("OUTPUT", rule(m.Proto("tcp", negated=True), then=t.Drop()))
+    )
     assert commands.render(plan_of(negated)) == "ip6tables -t nat -A OUTPUT ! -p tcp -j DROP\n"
 
 
 def test_document() -> None:
-    text = document.render(
+    text = documents.render(
         plan_of(
             NAT4,
             Ruleset(IPV6, ()),
@@ -337,7 +313,7 @@ def test_document() -> None:
 
 def test_document_holds_foreign_rules_too() -> None:
     foreign = Chain("OUTPUT", "ACCEPT", (ForeignRule("-j LOG"),))
-    found = json.loads(document.render(plan_of(ruleset(IPV4, "nat", foreign))))
+    found = json.loads(documents.render(plan_of(ruleset(IPV4, "nat", foreign))))
 
     assert found["families"]["ipv4"]["nat"]["OUTPUT"]["rules"] == [
         {"spec": "-j LOG", "place": "", "why": "", "flag": ""}
@@ -357,7 +333,7 @@ def test_rules_come_back_from_their_words(drawn: tuple[Family, Rule]) -> None:
 def test_rule_sets_come_back_from_the_rules_format(one: Ruleset, other: Ruleset) -> None:
     found = plan_of(one, other, routes=(PolicyRoute(IPV4, FULL_MASK, 133),))
 
-    assert parse_rules(rules.render(found)) == found.rulesets
+    assert parse_rules(listing.render(found)) == found.rulesets
 
 
 @given(strategies.families.flatmap(strategies.rulesets))
@@ -367,7 +343,7 @@ def test_rule_sets_come_back_from_iptables_save(wanted: Ruleset) -> None:
     for table in wanted.tables:
         lines.append(f"*{table.name}")
         lines += [f":{one.name} {one.policy or '-'} [0:0]" for one in table.chains]
-        lines += [line for line in rules.table_lines(table, wanted.family) if line[:2] == "-A"]
+        lines += [line for line in listing.table_lines(table, wanted.family) if line[:2] == "-A"]
         lines.append("COMMIT")
 
     assert parse_save("\n".join(lines), wanted.family) == wanted

@@ -8,27 +8,31 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init.apply import interrupt, routes
-from istio_init.apply.base import Outcome, Side, Transaction
-from istio_init.apply.fake import Fake
+from istio_init.apply import routes
+from istio_init.apply.backend import ApplyResult, BackendChanges, Transaction
+from istio_init.apply.memory import Fake
 from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.formats.listing import table_lines
+from istio_init.kernel import signals
 from istio_init.log import Log
-from istio_init.model import IPV4, IPV6, Accept, PortRange, Ports, Return, rule
-from istio_init.planner.shared import TCP
-from istio_init.render.rules import table_lines
+from istio_init.planner.draft import TCP
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import rule
+from istio_init.rules.ranges import IPV4, IPV6, PortRange
 from tests.plans import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from istio_init.apply.routes import Item, Step
-    from istio_init.diff import TableChanges
-    from istio_init.model import Plan, Ruleset
+    from istio_init.rules.diff import TableChanges
+    from istio_init.rules.model import Plan, Ruleset
 
 REDIRECT = plan_of("istio-iptables", "-i", "*", "-b", "*", "--ipv6")
 TPROXY = plan_of("istio-iptables", "-i", "*", "-b", "*", "-m", "TPROXY", "--ipv6")
 OTHER_TPROXY = plan_of("-i", "*", "-b", "80", "-m", "TPROXY", "-t", "1400", "-r", "140")
-FOREIGN = rule(TCP, Ports("tcp", "dport", PortRange(7, 7)), then=Return())
+FOREIGN = rule(TCP, m.Ports("tcp", "dport", PortRange(7, 7)), then=t.Return())
 LOG = Log("none")
 
 
@@ -65,8 +69,11 @@ def roads(monkeypatch: pytest.MonkeyPatch) -> Roads:
     return found
 
 
-def run(plan: Plan, into: Fake, *others: Fake) -> Outcome:
-    sides = [Side(into, plan, LOG), *(Side(other, plan, LOG, clean=True) for other in others)]
+def run(plan: Plan, into: Fake, *others: Fake) -> ApplyResult:
+    sides = [
+        BackendChanges(into, plan, LOG),
+        *(BackendChanges(other, plan, LOG, clean=True) for other in others),
+    ]
     return Transaction(tuple(sides), plan, LOG, clean=False).run()
 
 
@@ -79,8 +86,8 @@ def attempt(plan: Plan, into: Fake, *others: Fake) -> ApplyError | None:
     return None
 
 
-def clean(*backends: Fake) -> Outcome:
-    sides = tuple(Side(one, TPROXY, LOG, clean=True) for one in backends)
+def clean(*backends: Fake) -> ApplyResult:
+    sides = tuple(BackendChanges(one, TPROXY, LOG, clean=True) for one in backends)
     return Transaction(sides, TPROXY, LOG, clean=True).run()
 
 
@@ -253,8 +260,8 @@ def test_a_backend_without_ours_that_cannot_be_shown_is_passed_over() -> None:
     for number in (1, 2):
         there.fail_at(number, UnsupportedError("rules that cannot be shown"))
     sides = (
-        Side(here, REDIRECT, LOG),
-        Side(there, REDIRECT, LOG, clean=True, may_skip=True),
+        BackendChanges(here, REDIRECT, LOG),
+        BackendChanges(there, REDIRECT, LOG, clean=True, may_skip=True),
     )
 
     outcome = Transaction(sides, REDIRECT, LOG, clean=False).run()
@@ -345,7 +352,7 @@ def test_a_signal_is_a_failure_after_the_step_at_hand(number: signal.Signals, ca
     before = signal.signal(number, signal.SIG_DFL)
     try:
         with (
-            interrupt.SignalsHeld(),
+            signals.SignalsHeld(),
             pytest.raises(ApplyError, match=f"stopped by {number.name}") as caught,
         ):
             run(TPROXY, backend)
@@ -358,7 +365,7 @@ def test_a_signal_is_a_failure_after_the_step_at_hand(number: signal.Signals, ca
 
 def test_a_signal_after_the_end_is_too_late() -> None:
     backend = Fake()
-    with interrupt.SignalsHeld():
+    with signals.SignalsHeld():
         run(REDIRECT, backend)
         signal.raise_signal(signal.SIGTERM)
 
@@ -370,7 +377,7 @@ def test_a_signal_that_the_caller_ignores_is_ignored() -> None:
     backend = Fake()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interrupt.SignalsHeld():
+        with signals.SignalsHeld():
             backend.at(1, lambda: signal.raise_signal(signal.SIGINT))
             run(REDIRECT, backend)
     finally:
@@ -420,7 +427,7 @@ def test_clean_removes_ours_from_every_backend_and_the_routes(roads: Roads) -> N
 
 def test_rules_that_take_packets_from_ours_are_reported() -> None:
     backend = Fake()
-    backend.add(IPV4, "nat", "OUTPUT", rule(TCP, then=Accept()))
+    backend.add(IPV4, "nat", "OUTPUT", rule(TCP, then=t.Accept()))
 
     outcome = run(REDIRECT, backend)
     again = run(REDIRECT, backend)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init import values
-from istio_init.model import IPV4, IPV6, IdRange, Network, PortRange
+from istio_init.config import values
+from istio_init.rules.ranges import IPV4, IPV6, IdRange, Network, PortRange
 from tests import strategies
 from tests.unit.settings import tried
 

@@ -1,0 +1,373 @@
+"""One run as a transaction: read, compare, commit, verify, or put everything back."""
+
+from __future__ import annotations
+
+from istio_init.apply import routes
+from istio_init.diagnose.shadowing import shadowed
+from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
+from istio_init.kernel import signals
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules import ownership
+from istio_init.rules.diff import changes
+from istio_init.rules.model import BUILTIN_CHAINS, PolicyRoute
+from istio_init.rules.ranges import FAMILIES, IPV6
+
+if TYPE_CHECKING:
+    from typing import NoReturn, Protocol
+
+    from istio_init.apply.routes import Item, Step
+    from istio_init.log import Log
+    from istio_init.rules.diff import TableChanges
+    from istio_init.rules.model import Plan, Ruleset, Table
+    from istio_init.rules.ownership import OwnershipEvidence
+    from istio_init.rules.ranges import Family
+
+    class Applier(Protocol):
+        """A backend: one of the places where the kernel keeps rules."""
+
+        name: str
+
+        def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
+            """Return the live tables of a family, those of ``needed`` at least."""
+
+        def wanted(
+            self, live: Ruleset, planned: Ruleset, known: OwnershipEvidence, *, clean: bool
+        ) -> Ruleset:
+            """Return what the live tables of a family are to become."""
+
+        def restored(
+            self, live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipEvidence
+        ) -> Ruleset:
+            """Return ``live`` with our rules as they stood in ``before``."""
+
+        def commit(self, changes: tuple[TableChanges, ...], results: tuple[Ruleset, ...]) -> None:
+            """Change tables of both families, each in one kernel transaction at most.
+
+            Those of a family are changed in the order of ``changes``. ``results``
+            are the whole rule sets that the changes lead to.
+            """
+
+
+# Programs that take no lock can change a table between read and commit; each
+# try starts from what they left.
+_TRIES = 20
+
+
+class TableChangedError(Exception):
+    """Another program changed a table between reading and committing it."""
+
+
+class ApplyResult(Record):
+    """What a run did: the tables it changed as (family, table), and the route steps.
+
+    ``emptied`` names the backends from which rules of ours were removed,
+    ``hidden`` has a sentence for each rule of others that keeps packets from ours.
+    """
+
+    tables: tuple[tuple[Family, str], ...]
+    steps: tuple[Step, ...]
+    emptied: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written."""
+        return bool(self.tables or self.steps)
+
+
+class BackendChanges:
+    """The rules of one backend, on their way to a plan or, with ``clean``, to nothing of ours.
+
+    With ``clean`` the plan only helps to recognise what is ours. Tables that
+    cannot be shown may be passed over where ``may_skip`` says that no chain of
+    ours is among them.
+    """
+
+    def __init__(
+        self, applier: Applier, plan: Plan, log: Log, *, clean: bool = False, may_skip: bool = False
+    ) -> None:
+        self.name = applier.name
+        self.clean = clean
+        self._applier = applier
+        self._plan = plan
+        self._log = log
+        self._may_skip = may_skip
+        # As it was before the first try: what a failure goes back to.
+        self._before: dict[Family, Ruleset] = {}
+        self.written: dict[tuple[Family, str], None] = {}
+
+    def read(self) -> tuple[Ruleset, ...]:
+        """Return the live tables of both families; IPv6's only where the kernel has them."""
+        found = []
+        for family in FAMILIES:
+            signals.check()
+            planned = self._plan.ruleset(family)
+            needed = frozenset(table.name for table in planned.tables)
+            try:
+                live = self._applier.read(family, frozenset() if self.clean else needed)
+            except UnsupportedError as error:
+                if not self._may_skip and not self._can_do_without(family, needed):
+                    raise
+                self._log.debug(f"not looked at: {error}")
+                continue
+            except TableChangedError as error:
+                raise self._restless() from error
+            self._before.setdefault(family, live)
+            found.append(live)
+        return tuple(found)
+
+    def _can_do_without(self, family: Family, needed: frozenset[str]) -> bool:
+        from istio_init.kernel.host import has_ipv6
+
+        # Without IPv6 nothing can pass beside the proxy by it.
+        return family == IPV6 and not self._plan.addresses and (not needed or not has_ipv6())
+
+    def converge(self, live: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
+        """Write what ``live``, just read, lacks; return what stands in the kernel then.
+
+        Raises:
+            ApplyError, UnsupportedError: it cannot be done.
+        """
+        for _ in range(_TRIES):
+            results = self._wanted(live)
+            try:
+                self._commit(live, results)
+            except TableChangedError:
+                self._log.debug("another program changed a table meanwhile: starting again")
+                live = self.read()
+            else:
+                return results
+        raise self._restless()
+
+    def missing(self, live: tuple[Ruleset, ...]) -> list[TableChanges]:
+        """Return what ``live``, just read, lacks."""
+        return _differences(live, self._wanted(live))
+
+    def _wanted(self, live: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
+        # A later try finds tables from which the old rules, and their traces, are gone.
+        known = ownership.traces(tuple(self._before.values()))
+        return tuple(
+            self._applier.wanted(one, self._plan.ruleset(one.family), known, clean=self.clean)
+            for one in live
+        )
+
+    def put_back(self) -> None:
+        """Restore our rules as they stood before; what others wrote meanwhile stays.
+
+        Raises:
+            ApplyError, UnsupportedError: it cannot be done.
+        """
+        if not self.written:
+            return
+        before = self._before
+        for _ in range(_TRIES):
+            try:
+                live = tuple(
+                    self._applier.read(family, frozenset(table.name for table in one.tables))
+                    for family, one in before.items()
+                )
+                known = ownership.traces((*live, *before.values()))
+                results = tuple(
+                    self._applier.restored(
+                        one, before[one.family], self._plan.ruleset(one.family), known
+                    )
+                    for one in live
+                )
+                self._commit(live, results)
+            except TableChangedError:
+                continue
+            else:
+                return
+        raise self._restless()
+
+    def _restless(self) -> ApplyError:
+        return ApplyError(
+            "the tables do not stand still",
+            where=f"backend {self.name}",
+            why=f"another program changed them during each of {_TRIES} tries",
+            remedy="stop the program that writes rules without taking the xtables lock",
+        )
+
+    def _commit(self, live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> None:
+        """Write what differs, read it again and compare.
+
+        Raises:
+            TableChangedError: another program wrote at the same time.
+        """
+        found = _differences(live, results)
+        if not found:
+            return
+        # A connection that both the old and the new rules capture, in different
+        # tables, has to be captured between the two commits too.
+        found.sort(key=_gives_up_traffic)
+        self.written |= dict.fromkeys((change.family, change.table) for change in found)
+        try:
+            self._applier.commit(tuple(found), results)
+        except IstioInitError as error:
+            if self._disturbed(live, found):
+                raise TableChangedError from error
+            raise
+        if any(table != change.result for change, table in self._written_tables(found)):
+            raise TableChangedError
+
+    def _written_tables(self, found: list[TableChanges]) -> list[tuple[TableChanges, Table | None]]:
+        """Return each change with the table as it stands now."""
+        now: dict[Family, Ruleset] = {}
+        for family in dict.fromkeys(change.family for change in found):
+            tables = frozenset(change.table for change in found if change.family == family)
+            now[family] = self._applier.read(family, tables)
+        return [(change, now[change.family].table(change.table)) for change in found]
+
+    def _disturbed(self, live: tuple[Ruleset, ...], found: list[TableChanges]) -> bool:
+        """Whether a table is neither as it was read nor as it was to become."""
+        old = {one.family: one for one in live}
+        return any(
+            table not in (change.result, old[change.family].table(change.table))
+            for change, table in self._written_tables(found)
+        )
+
+
+def _differences(live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> list[TableChanges]:
+    return [
+        change
+        for before, after in zip(live, results, strict=True)
+        for change in changes(before, after)
+    ]
+
+
+def _gives_up_traffic(change: TableChanges) -> bool:
+    """Whether fewer rules lead into our chains afterwards."""
+    balance = 0
+    for step in change.steps:
+        if step.rule is not None and step.chain in BUILTIN_CHAINS[change.table]:
+            leads = ownership.leads_into_ours(step.rule)
+            balance += -leads if step.verb == "delete" else leads
+    return balance < 0
+
+
+class Transaction:
+    """Brings sides and routes to where they are wanted, all of them or none.
+
+    The caller holds the xtables lock, and signals back. With ``clean`` no
+    routes are wanted.
+    """
+
+    def __init__(
+        self, sides: tuple[BackendChanges, ...], plan: Plan, log: Log, *, clean: bool
+    ) -> None:
+        self._sides = sides
+        self._plan = plan
+        self._log = log
+        self._wanted = () if clean else routes.wanted(plan)
+        self._routes_before: tuple[Item, ...] = ()
+        self._marks: frozenset[int] = frozenset()
+        self._steps: tuple[Step, ...] = ()
+
+    def run(self) -> ApplyResult:
+        """Return what was changed; afterwards the live state is what was wanted.
+
+        Raises:
+            ApplyError, UnsupportedError: it could not be done; ``rolled_back``
+                or the text says what state was left.
+        """
+        try:
+            outcome = self._run()
+            signals.check()
+        except IstioInitError as error:
+            if not self._touched:
+                raise
+            self._explain_and_undo(error)
+        except BaseException:
+            self._undo()
+            raise
+        return outcome
+
+    @property
+    def _touched(self) -> bool:
+        return bool(self._steps or any(side.written for side in self._sides))
+
+    def preview(self) -> ApplyResult:
+        """Return what ``run`` would change now; nothing is written.
+
+        Raises:
+            ApplyError, UnsupportedError: the live state cannot be read.
+        """
+        lives, steps = self._look()
+        tables = [
+            (change.family, change.table)
+            for side, live in zip(self._sides, lives, strict=True)
+            for change in side.missing(live)
+        ]
+        return ApplyResult(tuple(tables), steps)
+
+    def _look(self) -> tuple[list[tuple[Ruleset, ...]], tuple[Step, ...]]:
+        """Return the live tables of each side, and the route steps to be taken."""
+        lives = [side.read() for side in self._sides]
+        for live in lives:
+            self._marks |= ownership.traces(live).marks
+        signals.check()
+        self._routes_before = routes.live(self._marks, self._plan.routes)
+        return lives, routes.changes(self._routes_before, self._wanted)
+
+    def _run(self) -> ApplyResult:
+        lives, steps = self._look()
+        # Marked packets need their route before, and after, there are marks.
+        self._take(tuple(step for step in steps if step.verb == "add"))
+        hidden: list[str] = []
+        for side, live in zip(self._sides, lives, strict=True):
+            signals.check()
+            stands = side.converge(live)
+            if not side.clean:
+                hidden += [
+                    str(shadow)
+                    for one in stands
+                    for shadow in shadowed(one, self._plan.ruleset(one.family))
+                ]
+        self._take(tuple(step for step in steps if step.verb == "del"))
+        written = dict.fromkeys(place for side in self._sides for place in side.written)
+        emptied = tuple(side.name for side in self._sides if side.clean and side.written)
+        return ApplyResult(tuple(written), steps, emptied, tuple(hidden))
+
+    def _take(self, steps: tuple[Step, ...]) -> None:
+        if steps:
+            signals.check()
+            # Noted first: a step that fails may have been taken all the same.
+            self._steps += steps
+            routes.take(steps)
+
+    def _explain_and_undo(self, error: IstioInitError) -> NoReturn:
+        restored = self._undo()
+        if isinstance(error, ApplyError):
+            error.rolled_back = restored
+            raise error
+        failure = ApplyError(
+            "the rules cannot be put in place",
+            where="this run",
+            why=error.what if isinstance(error, UnsupportedError) else str(error),
+            remedy=error.remedy,
+            rolled_back=restored,
+        )
+        failure.missing = error.missing
+        raise failure.at(error.location) from error
+
+    def _undo(self) -> bool:
+        """Put back what was there before this run; return whether that worked.
+
+        One part that cannot be put back keeps no other from it.
+        """
+        worked = True
+        for part in (*(side.put_back for side in reversed(self._sides)), self._put_routes_back):
+            try:
+                part()
+            except (IstioInitError, OSError) as error:
+                self._log.error(f"rolling back failed: {error}")
+                worked = False
+        return worked
+
+    def _put_routes_back(self) -> None:
+        if self._steps:
+            before = self._routes_before
+            rules = [item for item in before if isinstance(item, routes.PolicyRule)]
+            hints = tuple(PolicyRoute(rule.family, rule.mark, rule.table) for rule in rules)
+            now = routes.live(self._marks, (*self._plan.routes, *hints))
+            routes.take(routes.way_back(now, before))

@@ -1,0 +1,1 @@
+"""What the operator's tools conclude from rules; pure."""

@@ -1,0 +1,405 @@
+"""What is wrong with live rules, and what it means for the pod's traffic.
+
+The rules a run would leave, made by the same diff that writes them, are compared
+with those that stand. What a difference means is told from the rules
+themselves: where they stand, what they match and what they are for.
+"""
+
+from __future__ import annotations
+
+from istio_init.diagnose.shadowing import consequence, standing_before
+from istio_init.formats.iptables import match_negated, match_words, rule_line, tool
+from istio_init.formats.listing import table_lines
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.diff import replaced
+from istio_init.rules.model import BUILTIN_CHAINS, Chain, ForeignRule, Rule, Table, make_table
+from istio_init.rules.names import (
+    INPUT,
+    ISTIO_DIVERT,
+    ISTIO_DROP,
+    ISTIO_IN_REDIRECT,
+    ISTIO_INBOUND,
+    ISTIO_OUTPUT_DNS,
+    ISTIO_REDIRECT,
+    ISTIO_TPROXY,
+    OWN_CHAINS,
+    PREROUTING,
+    RAW,
+)
+from istio_init.rules.ownership import has_ours
+from istio_init.rules.ranges import IPV4, IPV6
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    from istio_init.rules.model import Ruleset
+    from istio_init.rules.ranges import Family
+
+    Kind = Literal[
+        "missing",
+        "extra",
+        "reordered",
+        "duplicate",
+        "absent",
+        "shadowed",
+        "second-backend",
+        "not-intercepted",
+        "trap",
+    ]
+
+# The chains that see packets on their way in; the others see those on their way out.
+_INBOUND_CHAINS = frozenset(
+    {PREROUTING, INPUT, ISTIO_INBOUND, ISTIO_IN_REDIRECT, ISTIO_DIVERT, ISTIO_TPROXY, ISTIO_DROP}
+)
+# What the parser of native tables calls a base chain from which the rules have gone,
+# and what was given to a table beside chains.
+_EMPTIED = "chain "
+_FLAGS = "flags"
+# Where a jump leads a packet to the proxy, or to the agent.
+_CAPTURING_CHAINS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_OUTPUT_DNS})
+
+
+class Finding(Record):
+    """One thing that is not as planned, or that the plan itself leaves open.
+
+    ``rule`` is a line of ``iptables -S``, or another item's name; ``number`` its
+    place in the live chain, counted from 1, 0 where it does not stand there.
+    ``why`` and ``flag`` say what it is for, and which flag asks for it. Only
+    ``drift`` makes an audit fail; the rest is worth knowing.
+    """
+
+    kind: Kind
+    consequence: str
+    family: str = ""
+    table: str = ""
+    chain: str = ""
+    number: int = 0
+    rule: str = ""
+    why: str = ""
+    flag: str = ""
+    drift: bool = True
+
+    def __str__(self) -> str:
+        where = " ".join(one for one in (self.family, self.table) if one)
+        subject = f"{self.kind} {self.rule}" if self.rule else self.kind
+        if self.number:
+            subject += f" (rule {self.number})"
+        return ": ".join(one for one in (where, subject, self.consequence) if one)
+
+
+def findings(
+    live: Ruleset, wanted: Ruleset, planned: Ruleset, *, shared: bool = True
+) -> Iterator[Finding]:
+    """Yield what differs in one family, table by table, then the rules that others hide.
+
+    ``wanted`` is what a run would make of ``live``, with the same tables;
+    ``planned`` has our rules alone. Where tables are not ``shared`` with others
+    nobody hides anything.
+    """
+    if not has_ours(live) and has_ours(wanted):
+        yield _absent(live, planned)
+    else:
+        for table in wanted.tables:
+            stands = live.table(table.name) or make_table(table.name, {})
+            yield from _in_table(stands, table, live.family)
+    for shadow in standing_before(live, planned) if shared else ():
+        yield Finding(
+            "shadowed",
+            shadow.lost or _taken_before(shadow.rule, shadow.chain),
+            shadow.family,
+            shadow.table,
+            shadow.chain,
+            shadow.index + 1,
+            rule_line(shadow.chain, shadow.rule, shadow.family),
+            # What somebody let by on purpose, for some packets, is no drift.
+            drift=bool(shadow.lost),
+        )
+
+
+def _taken_before(rule: Rule | ForeignRule, chain: str) -> str:
+    """Return what a rule of others does to the packets that it takes from ours."""
+    if isinstance(rule, ForeignRule) or isinstance(rule.target, t.Jump):
+        return "stands before ours: what it takes does not come to them"
+    match rule.target:
+        case t.Drop() | t.Reject():
+            return f"stands before ours: {traffic(rule, chain)} is dropped"
+        case t.Redirect() | t.Tproxy():
+            return f"stands before ours: {traffic(rule, chain)} goes elsewhere"
+        case _:
+            return f"stands before ours: {traffic(rule, chain)} bypasses the proxy"
+
+
+def difference(live: Ruleset, wanted: Ruleset, backend: str) -> Iterator[str]:
+    """Yield the lines of a unified diff from what is wanted to what is live, as -S spells it."""
+    from difflib import unified_diff
+
+    for table in wanted.tables:
+        stands = live.table(table.name) or make_table(table.name, {})
+        if stands != table:
+            name = f"{tool(live.family)} -t {table.name} -S ({backend})"
+            yield from unified_diff(
+                list(table_lines(table, live.family)),
+                list(table_lines(stands, live.family)),
+                f"planned: {name}",
+                f"live: {name}",
+                lineterm="",
+            )
+
+
+def _absent(live: Ruleset, planned: Ruleset) -> Finding:
+    """Return that a family has none of the planned chains."""
+    lost = [
+        text
+        for table in planned.tables
+        for chain in table.chains
+        if chain.name in BUILTIN_CHAINS[table.name]
+        for rule in chain.rules
+        if isinstance(rule, Rule) and (text := consequence(rule, chain.name, table.name))
+    ]
+    return Finding("absent", _joined(lost), live.family, rule="every rule of ours")
+
+
+def _in_table(live: Table, wanted: Table, family: Family) -> Iterator[Finding]:
+    for chain in wanted.chains:
+        stands = live.chain(chain.name)
+        if stands is None:
+            yield _without_chain(live, chain, family)
+        elif stands.rules != chain.rules:
+            yield from _in_chain(live, stands, chain, family)
+    for stands in live.chains:
+        here = Finding("extra", "", family, live.name, stands.name)
+        if wanted.chain(stands.name) is not None:
+            continue
+        if stands.name in OWN_CHAINS:
+            text = _led_to(live, stands.name)
+            yield here.replace(consequence=text, rule=f"-N {stands.name}")
+        elif stands.rules or not stands.name.startswith(_EMPTIED):
+            # In a table of nftables that is all ours.
+            text = "this program writes no such thing, and what it does is not known"
+            if stands.name == _FLAGS:
+                text = "a table that is dormant sees no packet: everything bypasses the proxy"
+            yield here.replace(consequence=text, rule=stands.name)
+
+
+def _without_chain(table: Table, chain: Chain, family: Family) -> Finding:
+    rules = [rule for rule in chain.rules if isinstance(rule, Rule)]
+    lost = [text for rule in rules if (text := without(rule, chain.name, table.name))]
+    # What captures counts for more than what is left alone.
+    lost.sort(key=lambda text: "all the same" in text)
+    return Finding(
+        "missing",
+        _joined(lost),
+        family,
+        table.name,
+        chain.name,
+        rule=f"-N {chain.name}",
+        why=rules[0].why if rules else "",
+        flag=rules[0].flag if rules else "",
+    )
+
+
+def _led_to(table: Table, name: str) -> str:
+    """Return what an unplanned chain of ours does: nothing, where nothing leads into it."""
+    for chain in table.chains:
+        for rule in chain.rules:
+            jump = rule.jump if isinstance(rule, ForeignRule) else ""
+            if jump == name or (isinstance(rule, Rule) and rule.target == t.Jump(name)):
+                return f"packets are led into it from {chain.name}, though no flag asks for it"
+    return "nothing leads into it: left over from another configuration"
+
+
+def _in_chain(table: Table, live: Chain, wanted: Chain, family: Family) -> Iterator[Finding]:
+    """Yield each rule that is missing, too much, or in another place than planned."""
+    here = Finding("missing", "", family, table.name, wanted.name)
+    missing: list[int] = []
+    extra: list[int] = []
+    for start, end, live_start, live_end in replaced(wanted.rules, live.rules):
+        missing += range(start, end)
+        extra += range(live_start, live_end)
+    for position in missing[:]:
+        rule = wanted.rules[position]
+        moved = next((other for other in extra if live.rules[other] == rule), None)
+        if moved is not None:
+            missing.remove(position)
+            extra.remove(moved)
+            text = _moved(position, moved, live, wanted)
+            yield _of_rule(here.replace(kind="reordered", number=moved + 1), text, rule)
+    for position in missing:
+        rule = wanted.rules[position]
+        if isinstance(rule, Rule):
+            text = without(rule, wanted.name, table.name)
+            yield _of_rule(here, text, rule)
+    for position in extra:
+        rule = live.rules[position]
+        text = _added(position, live, wanted, table)
+        yield _of_rule(here.replace(kind="extra", number=position + 1), text, rule)
+
+
+def _of_rule(here: Finding, text: str, rule: Rule | ForeignRule) -> Finding:
+    family = IPV4 if here.family == IPV4 else IPV6
+    found = here.replace(consequence=text, rule=rule_line(here.chain, rule, family))
+    return found.replace(why=rule.why, flag=rule.flag) if isinstance(rule, Rule) else found
+
+
+def without(rule: Rule, chain: str, table: str) -> str:
+    """Return what happens to packets while a planned rule is missing."""
+    if chain not in OWN_CHAINS:
+        lost = consequence(rule, chain, table)
+        return lost or _spared_no_more(rule, chain)
+    if table == RAW:
+        return "DNS connections of the application and of the agent are not kept apart"
+    match rule.target:
+        case t.Jump(name) if name == ISTIO_DIVERT:
+            return "packets of connections that the proxy has do not find its socket"
+        case t.Jump() | t.Redirect() | t.Tproxy():
+            return f"{_bypassing(rule, chain)} the proxy"
+        case t.Return():
+            return _spared_no_more(rule, chain)
+        case t.Drop():
+            return "invalid packets are not dropped"
+        case _:
+            return "packets of connections that the proxy has do not find its socket"
+
+
+def _bypassing(rule: Rule, chain: str) -> str:
+    if chain == ISTIO_OUTPUT_DNS or rule.target == t.Jump(ISTIO_OUTPUT_DNS):
+        return f"DNS queries{_words_of(rule, but=(m.Proto, m.Ports))} bypass"
+    if rule.target == t.Jump(ISTIO_IN_REDIRECT) and chain not in _INBOUND_CHAINS:
+        who = " and ".join(_owners(rule)) or "everybody"
+        return f"calls of {who} to the pod's own address bypass"
+    return f"{traffic(rule, chain)} bypasses"
+
+
+def _spared_no_more(rule: Rule, chain: str) -> str:
+    if chain in OWN_CHAINS and len(rule.matches) == 1 and _owners(rule):
+        return f"connections {_words_of(rule).strip()} are led to the proxy; its own run in circles"
+    kept = f" ({rule.why})" if rule.why else ""
+    return f"{traffic(rule, chain)} is led to the proxy all the same{kept}"
+
+
+def _added(position: int, live: Chain, wanted: Chain, table: Table) -> str:
+    """Return what an unplanned rule does to packets."""
+    rule = live.rules[position]
+    if isinstance(rule, ForeignRule):
+        return f"what it does to {_direction(live.name)} packets is not known to this program"
+    later = [one for one in live.rules[position + 1 :] if one in wanted.rules]
+    match rule.target:
+        case t.Return() | t.Accept():
+            if any(isinstance(one, Rule) and captures(one) for one in later):
+                return f"{traffic(rule, live.name)} bypasses the proxy"
+            return "no rule behind it captures anything: it changes nothing"
+        case t.Drop() | t.Reject():
+            return f"{traffic(rule, live.name)} is dropped"
+        case t.Jump(name) if name in OWN_CHAINS and rule in wanted.rules:
+            return f"packets are led into {name} a second time"
+        case t.Jump() | t.Redirect() | t.Tproxy() if captures(rule):
+            return f"{traffic(rule, live.name)} is led to the proxy, though no flag asks for it"
+        case t.Jump(name) if table.chain(name):
+            return f"{traffic(rule, live.name)} is led into {name}, though no flag asks for it"
+        case t.CtZone():
+            return "connections are kept in a conntrack zone, though no flag asks for it"
+        case _:
+            return "packets are marked, though no flag asks for it"
+
+
+def _moved(position: int, now: int, live: Chain, wanted: Chain) -> str:
+    """Return what it means that a rule stands before others that it was to stand behind."""
+    rule = live.rules[now]
+    for other in wanted.rules:
+        if not isinstance(rule, Rule) or not isinstance(other, Rule) or other not in live.rules:
+            continue
+        was_first = position < wanted.rules.index(other)
+        is_first = now < live.rules.index(other)
+        first, second = (rule, other) if is_first else (other, rule)
+        if was_first == is_first or captures(first) == captures(second):
+            continue
+        if captures(first):
+            return f"{traffic(second, live.name)} is led to the proxy before that rule is reached"
+        return f"{traffic(first, live.name)} bypasses the proxy before it is captured"
+    return "the order makes no difference to what is captured"
+
+
+def captures(rule: Rule) -> bool:
+    """Whether a rule leads packets to the proxy or to the agent."""
+    match rule.target:
+        case t.Jump(name):
+            return name in _CAPTURING_CHAINS
+        case t.Redirect() | t.Tproxy():
+            return True
+        case _:
+            return False
+
+
+def traffic(rule: Rule, chain: str) -> str:
+    """Return the packets that a rule of a chain matches, in words."""
+    protocols = [one.name.upper() for one in rule.matches if isinstance(one, m.Proto)]
+    name = f" {protocols[0]}" if protocols and not _negates_protocol(rule) else ""
+    words = _words_of(rule, but=() if _negates_protocol(rule) else (m.Proto,))
+    direction = _direction(chain)
+    everything = " to any port" if direction == "inbound" else " to anything"
+    return f"{direction}{name}{words or everything}"
+
+
+def _negates_protocol(rule: Rule) -> bool:
+    return any(isinstance(one, m.Proto) and one.negated for one in rule.matches)
+
+
+def _direction(chain: str) -> str:
+    if chain not in OWN_CHAINS and chain not in (PREROUTING, INPUT):
+        return "outbound"
+    return "inbound" if chain in _INBOUND_CHAINS else "outbound"
+
+
+def _owners(rule: Rule) -> list[str]:
+    return [
+        f"{one.kind} {one.ids}"
+        for one in rule.matches
+        if isinstance(one, m.Owner) and not one.negated
+    ]
+
+
+def _words_of(rule: Rule, but: tuple[type, ...] = ()) -> str:
+    return "".join(f" {_word(one)}" for one in rule.matches if not isinstance(one, but))
+
+
+def _word(match: m.Match) -> str:
+    bang = "not " if match_negated(match) else ""
+    match match:
+        case m.Source(network):
+            return f"{bang}from {network}"
+        case m.Destination(network):
+            return f"{bang}to {network}"
+        case m.InInterface(name):
+            return f"{bang}by {name}"
+        case m.OutInterface(name):
+            return f"{bang}by {name}"
+        case m.Ports(_, side, ports):
+            return f"{bang}{'from' if side == 'sport' else 'to'} port {ports}"
+        case m.MultiPorts(side, ports):
+            listed = ", ".join(str(one) for one in ports)
+            return f"{bang}{'from' if side == 'sport' else 'to'} ports {listed}"
+        case m.Owner(kind, ids):
+            return f"{bang}of {kind} {ids}"
+        case m.Mark(value):
+            return f"{bang}with mark {value:#x}"
+        case _:
+            return " ".join(match_words(match))
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
+
+
+def not_intercepted(addresses: Iterable[str], *, inbound: bool, drift: bool) -> Finding:
+    """Return that IPv6 is up in this pod though it, or outbound IPv6 alone, is not captured."""
+    which = "inbound and outbound IPv6 bypasses" if inbound else "outbound IPv6 bypasses"
+    return Finding(
+        "not-intercepted",
+        f"{which} the proxy, and the pod has {', '.join(addresses)}",
+        IPV6,
+        drift=drift,
+        flag="--dual-stack",
+    )

@@ -1,0 +1,1 @@
+"""Every syntax that rules are written in and read from; pure."""

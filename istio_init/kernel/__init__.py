@@ -1,0 +1,1 @@
+"""What talks to Linux and knows no plan."""

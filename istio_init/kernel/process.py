@@ -1,0 +1,133 @@
+"""Programs that are run: without a shell, without a locale, and never for ever.
+
+The standard library's subprocess costs 5 ms to import, half of what running one
+of these programs costs.
+"""
+
+from __future__ import annotations
+
+import os
+
+from istio_init.errors import ApplyError, UnsupportedError
+from istio_init.lean import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Where Debian puts them; an init container's PATH may be empty.
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_SECONDS = 60
+_CHUNK = 1 << 16
+
+
+class Finished(Record):
+    """How a program ended: its exit code (negative: a signal) and what it wrote."""
+
+    code: int
+    output: str
+    complaints: str
+
+    @property
+    def denied(self) -> bool:
+        """Whether it complains about rights that it lacks."""
+        return "ermission denied" in self.complaints or "not permitted" in self.complaints
+
+
+def execute(arguments: Sequence[str], text: str = "", *, where: str, instead: str) -> Finished:
+    """Run a program with ``text`` on its standard input.
+
+    ``where`` and ``instead`` say for errors what it is run for, and what else
+    would serve.
+
+    Raises:
+        UnsupportedError: it is not installed.
+        ApplyError: it did not come to an end.
+    """
+    program = arguments[0]
+    # The input lies whole in memory: a program that does not read it, or writes
+    # first, cannot get stuck with this one.
+    given = os.memfd_create("input")
+    out, out_end = os.pipe2(os.O_CLOEXEC)
+    complaints, complaints_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        # A comment in somebody's rule may hold any bytes.
+        _write(given, text.encode(errors="surrogateescape"))
+        os.lseek(given, 0, os.SEEK_SET)
+        try:
+            pid = _start(arguments, (given, out_end, complaints_end))
+        finally:
+            for handle in (given, out_end, complaints_end):
+                os.close(handle)
+        if pid is None:
+            raise UnsupportedError(
+                f"{program} is not installed, or may not be run ({where})", remedy=instead
+            )
+        written = _collect(out, complaints)
+        if written is None:
+            os.kill(pid, 9)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(out)
+        os.close(complaints)
+    if written is None:
+        raise ApplyError(
+            f"{program} did not come to an end",
+            where=where,
+            why=f"still running after {_SECONDS} s",
+        )
+    return Finished(code, *(data.decode(errors="surrogateescape") for data in written))
+
+
+def _start(arguments: Sequence[str], handles: tuple[int, int, int]) -> int | None:
+    """Start a program with these as input, output and errors; return its pid, or None."""
+    import _signal
+
+    path = os.environ.get("PATH", "")
+    path = f"{path}:{_PATH}" if path else _PATH
+    actions = [(os.POSIX_SPAWN_DUP2, handle, number) for number, handle in enumerate(handles)]
+    for folder in path.split(":"):
+        program = os.path.join(folder, arguments[0])
+        # A process started in vain costs 1 ms.
+        if not os.access(program, os.X_OK):
+            continue
+        try:
+            return os.posix_spawn(
+                program,
+                list(arguments),
+                {"PATH": path, "LC_ALL": "C"},
+                file_actions=actions,
+                # Python ignores this one, and what it ignores is inherited.
+                setsigdef=[_signal.SIGPIPE],
+            )
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+    return None
+
+
+def _collect(*handles: int) -> list[bytes] | None:
+    """Return all that comes from each pipe, or None if it takes too long."""
+    import select
+    import time
+
+    deadline = time.monotonic() + _SECONDS
+    found: dict[int, list[bytes]] = {handle: [] for handle in handles}
+    ready = select.poll()
+    for handle in handles:
+        ready.register(handle, select.POLLIN)
+    left = len(handles)
+    while left:
+        events = ready.poll(max(0, (deadline - time.monotonic()) * 1000))
+        if not events:
+            return None
+        for handle, _ in events:
+            data = os.read(handle, _CHUNK)
+            found[handle].append(data)
+            if not data:
+                ready.unregister(handle)
+                left -= 1
+    return [b"".join(parts) for parts in found.values()]
+
+
+def _write(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]

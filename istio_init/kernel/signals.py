@@ -1,0 +1,58 @@
+"""SIGTERM and SIGINT as failures of a run, never in the middle of a step.
+
+A signal handler that raises would do so anywhere, also between a change of the
+kernel and the note that it was made. So both signals are held back while a run
+lasts, and the run asks for them where it can still turn back.
+"""
+
+from __future__ import annotations
+
+import _signal
+
+from istio_init.errors import ApplyError
+from istio_init.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_SIGNALS = (_signal.SIGTERM, _signal.SIGINT)
+
+
+class SignalsHeld:
+    """Holds both signals back for the length of a ``with`` block.
+
+    One that nobody asked for inside the block came too late and is dropped.
+    """
+
+    def __enter__(self) -> None:
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while _signal.sigtimedwait(_SIGNALS, 0):
+            continue
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+
+def check() -> None:
+    """Do nothing, unless a signal that is held back wants this run to end.
+
+    Raises:
+        ApplyError: it does.
+    """
+    while found := _signal.sigtimedwait(_SIGNALS, 0):
+        # Whoever started this run can have decided that it is not to be asked.
+        if _signal.getsignal(found.si_signo) == _signal.SIG_IGN:
+            continue
+        import signal
+
+        raise ApplyError(
+            f"stopped by {signal.Signals(found.si_signo).name} before the end",
+            where="this run",
+            why="it was told to stop",
+            remedy="the next run starts over",
+        )

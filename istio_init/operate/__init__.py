@@ -1,0 +1,1 @@
+"""What reads a network namespace for its operator and changes nothing."""

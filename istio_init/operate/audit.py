@@ -1,0 +1,270 @@
+"""What stands in this network namespace, held against what should; nothing is changed.
+
+No table is loaded by looking, and no lock is taken: each table is read in one
+piece by the kernel's own means, and an audit that needed the lock could not run
+where nothing is writable.
+"""
+
+from __future__ import annotations
+
+from istio_init import planner
+from istio_init.apply import detect, routes
+from istio_init.config.model import LAYOUT_1_0
+from istio_init.diagnose import findings as diagnosis
+from istio_init.diagnose.findings import Finding
+from istio_init.diagnose.infer import infer_config
+from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
+from istio_init.kernel import host
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.planner import degrade
+from istio_init.rules import ownership
+from istio_init.rules.model import TABLES, PolicyRoute, Ruleset, make_table
+from istio_init.rules.ranges import FAMILIES, IPV6
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.apply.backend import Applier
+    from istio_init.apply.detect import Evidence, Kind
+    from istio_init.apply.routes import Item
+    from istio_init.config.model import Backend, Config, Run
+    from istio_init.rules.model import Plan
+    from istio_init.rules.ranges import Family
+
+
+class State(Record):
+    """Our rules as they stand: in ``backend``, and whether in ``others`` too.
+
+    ``backend`` is None where none of ours stand anywhere and none was asked for;
+    ``unseen`` are those at which nobody can look without creating tables.
+    """
+
+    backend: Kind | None
+    live: tuple[Ruleset, ...]
+    others: frozenset[Kind]
+    unseen: frozenset[Kind]
+
+    @property
+    def installed(self) -> bool:
+        """Whether any chain of ours stands in the backend."""
+        return any(ownership.has_ours(one) for one in self.live)
+
+
+class Audit(Record):
+    """The outcome of an audit.
+
+    ``config`` is what the rules were held against, ``seen`` says that it was
+    recognised from them; None where there are none. ``difference`` are the lines
+    of a unified diff.
+    """
+
+    backend: str
+    config: Config | None
+    seen: bool
+    findings: tuple[Finding, ...]
+    difference: tuple[str, ...] = ()
+
+    @property
+    def drift(self) -> bool:
+        """Whether anything is not as planned."""
+        return any(one.drift for one in self.findings)
+
+
+def look(run: Run) -> State:
+    """Return what stands in the backend asked for, or where rules of ours are.
+
+    Raises:
+        ApplyError: the kernel does not let this process look.
+        UnsupportedError: the program that shows the rules is missing.
+    """
+    made: dict[Backend | Kind, Applier] = {}
+    evidence = detect.look(made)
+    kind = _backend(evidence, run)
+    if kind is None:
+        return State(None, (), frozenset(), evidence.unseen)
+    if kind in evidence.unseen:
+        raise ApplyError(
+            "cannot look at the rules without creating tables",
+            where=f"backend {kind}",
+            why="this user namespace may not know which exist",
+            remedy="look from the node, with --network-namespace",
+        )
+    applier = detect.applier(kind, made)
+    live = tuple(_read(applier, family) for family in FAMILIES)
+    return State(kind, live, evidence.ours - {kind}, evidence.unseen)
+
+
+def _backend(evidence: Evidence, run: Run) -> Kind | None:
+    for kind in detect.KINDS:
+        if run.backend == kind or (run.backend == "auto" and kind in evidence.ours):
+            return kind
+    return None
+
+
+def _read(applier: Applier, family: Family) -> Ruleset:
+    try:
+        return applier.read(family, frozenset())
+    except UnsupportedError:
+        # Where there is no such thing as a table of IPv6, there is none of ours.
+        if family == IPV6 and applier.name == "legacy":
+            return Ruleset(family, ())
+        raise
+
+
+def recognise(state: State) -> Config | None:
+    """Return the config that the live rules come closest to, None without any of ours."""
+    items = routes.live(ownership.traces(state.live).marks, ())
+    rules = [one for one in items if isinstance(one, routes.PolicyRule)]
+    return infer_config(
+        state.live,
+        tuple(PolicyRoute(rule.family, rule.mark, rule.table) for rule in rules),
+        passthrough=any(isinstance(one, routes.LoAddress) for one in items),
+        native=state.backend == "nftables",
+    )
+
+
+def audited(state: State, config: Config | None, run: Run) -> Audit:
+    """Return how the live state differs from what a config plans.
+
+    Without a config it is held against the one that is recognised in it.
+
+    Raises:
+        ApplyError, UnsupportedError: what the plan rests on cannot be read.
+    """
+    found = recognise(state) if config is None else config
+    if found is None:
+        return Audit(state.backend or "", None, True, tuple(_nothing_of_ours()))  # noqa: FBT003
+    variants = [found]
+    if run.degrade:
+        # What a kernel lacks is not asked of it here: what stands tells.
+        for missing in ({"CT"}, {"conntrack"}, {"CT", "conntrack"}):
+            less, warnings = degrade.degraded(found, frozenset(missing))
+            variants += [less] if warnings else []
+    outcomes = [_held_against(state, one, seen=config is None) for one in variants]
+    return min(outcomes, key=lambda one: sum(finding.drift for finding in one.findings))
+
+
+def _nothing_of_ours() -> Iterator[Finding]:
+    lost = "no rule of ours stands in any backend: no traffic is led to the proxy"
+    yield Finding("absent", lost)
+    for item in routes.live(frozenset(), ()):
+        yield Finding("extra", _left_over(item), rule=str(item))
+
+
+def _held_against(state: State, config: Config, *, seen: bool) -> Audit:
+    plan = planner.plan(config, host.gather(config))
+    kind = state.backend or "legacy"
+    live = state.live or tuple(Ruleset(family, ()) for family in FAMILIES)
+    live = tuple(_with_tables(one, plan.ruleset(one.family)) for one in live)
+    known = ownership.traces(live)
+    applier = detect.applier(kind) if state.backend else None
+    findings: list[Finding] = []
+    difference: list[str] = []
+    for one in live:
+        planned = plan.ruleset(one.family)
+        wanted = (applier.wanted if applier else ownership.wanted)(one, planned, known, clean=False)
+        # Nobody else has rules in tables of our own.
+        findings += diagnosis.findings(one, wanted, planned, shared=kind != "nftables")
+        difference += diagnosis.difference(one, wanted, kind if state.backend else "no backend")
+    steps = routes.changes(routes.live(known.marks, plan.routes), routes.wanted(plan))
+    wanted_items = routes.wanted(plan)
+    findings += (_of_step(step, wanted_items) for step in steps)
+    difference += _route_lines(steps)
+    findings += _elsewhere(state, kind)
+    findings += _uncaptured(plan, config, seen=seen)
+    findings += (Finding("trap", text, drift=False) for text in plan.warnings)
+    return Audit(state.backend or "", config, seen, tuple(findings), tuple(difference))
+
+
+def _with_tables(live: Ruleset, planned: Ruleset) -> Ruleset:
+    """Return live rules with the tables that a run would create, empty."""
+    present = {table.name: table for table in live.tables}
+    added = {table.name: make_table(table.name, {}) for table in planned.tables}
+    names = [name for name in TABLES if name in present or name in added]
+    return live.replace(tables=tuple(present.get(name) or added[name] for name in names))
+
+
+def _of_step(step: routes.Step, wanted: tuple[Item, ...]) -> Finding:
+    """Return what a step that a run would take says about the live state."""
+    item = step.item
+    family = IPV6 if isinstance(item, routes.LoAddress) else item.family
+    if step.verb == "add":
+        kind: diagnosis.Kind = "missing"
+        lost = "inbound connections that TPROXY marks are not delivered to the proxy: they time out"
+        if isinstance(item, routes.LoAddress):
+            lost = "the proxy cannot deliver inbound IPv6 connections, whose source it is"
+    elif item.plain in wanted:
+        kind = "duplicate"
+        lost = "the first decides; what deletes one of them leaves the others"
+    else:
+        kind, lost = "extra", _left_over(item)
+    flag = "-r" if isinstance(item, routes.LocalRoute) else "-t"
+    flag = "--ipv6" if isinstance(item, routes.LoAddress) else flag
+    return Finding(kind, lost, family, rule=str(item), flag=flag)
+
+
+def _left_over(item: Item) -> str:
+    match item:
+        case routes.PolicyRule(mark=mark):
+            return f"packets with mark {mark:#x} stay in the pod, though no flag asks for it"
+        case routes.LocalRoute():
+            return "every packet that is led to this table stays in the pod"
+        case _:
+            return "left over from a run with IPv6: it changes nothing"
+
+
+def _route_lines(steps: tuple[routes.Step, ...]) -> Iterator[str]:
+    if steps:
+        yield "--- planned: ip rule, ip route, ip addr show dev lo"
+        yield "+++ live: ip rule, ip route, ip addr show dev lo"
+    for step in steps:
+        yield f"{'-' if step.verb == 'add' else '+'}{step.item}"
+
+
+def _elsewhere(state: State, kind: str) -> Iterator[Finding]:
+    """Yield where else rules of ours stand."""
+    for other in sorted(state.others):
+        try:
+            applier = detect.applier(other)
+            tables = [
+                f"{family} {table.name}"
+                for family in FAMILIES
+                for table in _read(applier, family).tables
+                if ownership.has_ours(Ruleset(family, (table,)))
+            ]
+        except IstioInitError as error:
+            tables = [f"they cannot be shown: {error}"]
+        lost = (
+            f"a packet meets them and those in {kind}; whichever redirects it first decides, and "
+            "flags that changed since take no effect"
+        )
+        yield Finding(
+            "second-backend", lost, rule=f"rules of ours in {other} ({', '.join(tables)})"
+        )
+    if state.unseen:
+        named = ", ".join(sorted(state.unseen))
+        yield Finding(
+            "trap", f"nobody can look at {named} without creating its tables here", drift=False
+        )
+
+
+def _uncaptured(plan: Plan, config: Config, *, seen: bool) -> Iterator[Finding]:
+    """Yield that the pod has IPv6 addresses whose traffic is not captured."""
+    if ownership.has_ours(plan.ruleset(IPV6)):
+        return
+    addresses = [one.address for one in host.usable_addresses() if one.family == IPV6]
+    if addresses:
+        # Who says --no-ipv6 knows; layout 1.0 has no rules for it.
+        chosen = config.layout == LAYOUT_1_0 or (config.ipv6 is False and not seen)
+        inbound = config.layout != LAYOUT_1_0 or bool(config.ipv6)
+        yield diagnosis.not_intercepted(addresses, inbound=inbound, drift=not chosen)
+
+
+def captures(config: Config) -> tuple[str, str]:
+    """Return what of inbound and of outbound traffic a config captures, as flags spell it."""
+    inbound = ",".join(str(one) for one in config.inbound_ports)
+    outbound = [str(one) for one in (*config.outbound_cidrs, *config.outbound_ports)]
+    return (
+        "*" if config.inbound_all else inbound or "-",
+        "*" if config.outbound_all else ",".join(outbound) or "-",
+    )

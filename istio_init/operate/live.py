@@ -1,0 +1,78 @@
+"""What the kernel holds for a family now, in every backend; read, and nothing else."""
+
+from __future__ import annotations
+
+from istio_init.apply import detect
+from istio_init.diagnose.trace import NATIVE, Rules
+from istio_init.errors import UnsupportedError
+from istio_init.kernel import nfnetlink
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules.model import BUILTIN_CHAINS
+from istio_init.rules.names import NATIVE_TABLES, OWN_CHAINS
+from istio_init.rules.ranges import IPV4
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.apply.backend import Applier
+    from istio_init.apply.detect import Kind
+    from istio_init.config.model import Backend
+    from istio_init.rules.model import Ruleset
+    from istio_init.rules.ranges import Family
+
+_NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
+
+
+class Live(Record):
+    """The rules of a family, backend by backend, and sentences on what was not read."""
+
+    rules: tuple[Rules, ...]
+    notes: tuple[str, ...]
+
+
+def read(family: Family) -> Live:
+    """Return the rules of every backend that has any.
+
+    A table that nobody uses is not looked at: reading it would create it.
+
+    Raises:
+        ApplyError: the kernel does not let this process look.
+    """
+    made: dict[Backend | Kind, Applier] = {}
+    evidence = detect.look(made)
+    found: list[Rules] = []
+    notes: list[str] = []
+    for kind in detect.KINDS:
+        if kind in evidence.ours | evidence.others:
+            try:
+                ruleset = detect.applier(kind, made).read(family, frozenset())
+            except UnsupportedError as error:
+                notes.append(f"not looked at: {error}")
+                continue
+            if ruleset.tables:
+                found.append(Rules(ruleset, kind))
+            if kind == NATIVE:
+                notes += _strange(ruleset)
+        elif kind in evidence.unseen:
+            notes.append(f"not looked at: reading the tables of backend {kind} would create them")
+    if sum(rules.ruleset.table("nat") is not None for rules in found) > 1:
+        notes.append("several backends have a nat table: the one registered first is asked first")
+    return Live(tuple(found), (*notes, *_of_others(family)))
+
+
+def _strange(ruleset: Ruleset) -> Iterator[str]:
+    """Yield a sentence for each thing in our own tables that cannot be followed."""
+    for table in ruleset.tables:
+        for chain in table.chains:
+            if chain.name not in OWN_CHAINS and chain.name not in BUILTIN_CHAINS[table.name]:
+                yield f"not understood: {chain.name} in the table inet {NATIVE_TABLES[table.name]}"
+
+
+def _of_others(family: Family) -> Iterator[str]:
+    """Yield a sentence for each table of nft's that no backend of ours reads."""
+    read_by_us = {("inet", name) for name in NATIVE_TABLES.values()}
+    read_by_us |= {(_NFT_FAMILY[family], name) for name in BUILTIN_CHAINS}
+    other = "ip6" if family == IPV4 else "ip"
+    for where, name in sorted(nfnetlink.tables() or ()):
+        if (where, name) not in read_by_us and where != other:
+            yield f"not looked at: the table {where} {name} of nft"

@@ -1,1 +1,0 @@
-"""Text that iptables printed, as rules."""

@@ -1,0 +1,181 @@
+"""Rules, chains and tables as typed data, the same for both families and every backend.
+
+A rule is spelled, encoded, compared and explained from these values only.
+"""
+
+from __future__ import annotations
+
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from istio_init.rules.ranges import Family, Network
+
+    Place = Literal["head", "tail"]
+
+HEAD: Place = "head"
+TAIL: Place = "tail"
+
+
+# In the order in which a packet meets the tables, with the built-in chains in
+# the order in which the kernel keeps (and iptables -S prints) them.
+BUILTIN_CHAINS: dict[str, tuple[str, ...]] = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+}
+
+
+TABLES = tuple(BUILTIN_CHAINS)
+
+
+class Rule(Record):
+    """A rule of ours: what it matches, in printing order, and what it does.
+
+    ``place`` says at which end of a chain shared with others it stands, ``why``
+    and ``flag`` what it is for and which flag asked for it. The kernel cannot
+    give these three back, so two rules are equal without them.
+    """
+
+    matches: tuple[m.Match, ...]
+    target: t.Target
+    place: Place = TAIL
+    why: str = ""
+    flag: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Rule)
+            and self.matches == other.matches
+            and self.target == other.target
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((self.matches, self.target))
+
+
+class ForeignRule(Record):
+    """A live rule with parts this program never writes, kept as it was read.
+
+    ``raw`` is the text (after ``-A CHAIN``) or the entry's bytes with counters
+    cleared; ``jump`` is the chain it goes to, ``""`` when it goes to none.
+    ``text`` stands for bytes as far as they are understood.
+    """
+
+    raw: str | bytes
+    jump: str = ""
+    text: str = ""
+
+    @property
+    def spelled(self) -> str:
+        """The words that follow ``-A CHAIN``; of bytes, those that are understood."""
+        return self.raw if isinstance(self.raw, str) else self.text
+
+
+def jump_of(found: Rule | ForeignRule) -> str:
+    """Return the chain that a rule leads to, or ``""``."""
+    if isinstance(found, ForeignRule):
+        return found.jump
+    return found.target.chain if isinstance(found.target, t.Jump) else ""
+
+
+def rule(
+    *matches: m.Match,
+    then: t.Target,
+    place: Place = TAIL,
+    why: str = "",
+    flag: str = "",
+) -> Rule:
+    """Return a rule with its matches brought into the order in which they print.
+
+    A match on the whole address space or on every interface (``+``) does not
+    exist for the kernel, and is left out.
+    """
+    kept = [match for match in matches if not m.matches_everything(match)]
+    if len(kept) > 1:
+        kept.sort(key=m.print_rank)
+    return Rule(tuple(kept), then, place, why, flag)
+
+
+class Chain(Record):
+    """A chain; ``policy`` is None for a user-defined one."""
+
+    name: str
+    policy: str | None
+    rules: tuple[Rule | ForeignRule, ...] = ()
+
+
+class Table(Record):
+    """A table: its built-in chains in kernel order, then the others by name."""
+
+    name: str
+    chains: tuple[Chain, ...]
+
+    def chain(self, name: str) -> Chain | None:
+        """Return the chain called ``name``, or None."""
+        for chain in self.chains:
+            if chain.name == name:
+                return chain
+        return None
+
+
+def make_table(name: str, chains: dict[str, Chain]) -> Table:
+    """Return the table with its chains in the kernel's order.
+
+    Built-in chains that ``chains`` lacks are empty and accept.
+    """
+    builtin = BUILTIN_CHAINS[name]
+    shared = [chains.get(chain, Chain(chain, "ACCEPT")) for chain in builtin]
+    own = [chains[chain] for chain in sorted(chains) if chain not in builtin]
+    return Table(name, (*shared, *own))
+
+
+class Ruleset(Record):
+    """The tables of one family, in TABLES order; untouched tables are absent."""
+
+    family: Family
+    tables: tuple[Table, ...]
+
+    def table(self, name: str) -> Table | None:
+        """Return the table called ``name``, or None."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        return None
+
+
+class PolicyRoute(Record):
+    """Packets with ``mark`` are looked up in route table ``table``, where all is local."""
+
+    family: Family
+    mark: int
+    table: int
+
+
+class Plan(Record):
+    """Everything one run puts in place.
+
+    ``rulesets`` holds IPv4 first, then IPv6; a family without rules has a
+    ruleset without tables. ``addresses`` go on ``lo``. ``warnings`` are
+    sentences for the operator, not errors.
+    """
+
+    layout: str
+    rulesets: tuple[Ruleset, ...]
+    routes: tuple[PolicyRoute, ...] = ()
+    addresses: tuple[Network, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def ruleset(self, family: Family) -> Ruleset:
+        """Return the rules of one family."""
+        for ruleset in self.rulesets:
+            if ruleset.family == family:
+                return ruleset
+        return Ruleset(family, ())

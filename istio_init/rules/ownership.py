@@ -1,0 +1,312 @@
+"""What in a live rule set is ours, and what it should become.
+
+Our chains are known by name. In the built-in chains, which are shared with
+everyone, ours are the rules that lead into our chains, those the plan holds,
+and the few shapes that either layout puts there and nobody else would.
+"""
+
+from __future__ import annotations
+
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import BUILTIN_CHAINS, HEAD, Chain, Rule, Table, jump_of, make_table
+from istio_init.rules.names import (
+    DEFAULT_LOOPBACK,
+    DEFAULT_MARK,
+    FILTER,
+    INPUT,
+    ISTIO_OUTPUT,
+    ISTIO_REDIRECT,
+    MANGLE,
+    OUTBOUND_MARK,
+    OUTPUT,
+    OWN_CHAINS,
+    PREROUTING,
+)
+from istio_init.rules.ranges import FULL_MASK, IPV6
+
+if TYPE_CHECKING:
+    from istio_init.rules.model import ForeignRule, Ruleset
+    from istio_init.rules.ranges import Family
+
+_TO_LOCAL = m.OutInterface("lo")
+_TCP = m.Proto("tcp")
+_REJECT_INBOUND = (
+    Rule((m.CtState(("ESTABLISHED",), "state"),), t.Accept()),
+    Rule((), t.Reject()),
+)
+# Ways into our chains that no other layout has.
+_ONLY_IN_LAYOUT_1_0 = frozenset(
+    {
+        Rule((_TCP,), t.Jump(ISTIO_OUTPUT)),
+        Rule((m.Destination(DEFAULT_LOOPBACK, negated=True), _TO_LOCAL), t.Jump(ISTIO_REDIRECT)),
+    }
+)
+
+
+class OwnershipEvidence(Record):
+    """What our chains in live rule sets tell about the rules outside them.
+
+    ``marks`` are the TPROXY marks that they put on packets, ``interfaces`` those
+    taken out of their reach by -c, or by -k together with -i. ``layout_1_0`` says
+    that it was this layout that built them.
+    """
+
+    marks: frozenset[int] = frozenset({DEFAULT_MARK})
+    interfaces: frozenset[str] = frozenset()
+    layout_1_0: bool = False
+
+
+def traces(rulesets: tuple[Ruleset, ...]) -> OwnershipEvidence:
+    """Return the traces of both families together.
+
+    The two are built by one call, and each may hold what the other lacks: -k
+    redirects only where -i names a destination of the family.
+    """
+    tables = [table for ruleset in rulesets for table in ruleset.tables]
+    marks = {mark for table in tables if table.name == MANGLE for mark in _marks(table)}
+    interfaces = {name for table in tables for name in _spared_interfaces(table)}
+    layout_1_0 = any(
+        rule in _ONLY_IN_LAYOUT_1_0
+        for table in tables
+        for chain in table.chains
+        for rule in chain.rules
+    )
+    return OwnershipEvidence(frozenset(marks | {DEFAULT_MARK}), frozenset(interfaces), layout_1_0)
+
+
+def _marks(table: Table) -> set[int]:
+    found = set()
+    for chain in table.chains:
+        for rule in chain.rules if chain.name in OWN_CHAINS else ():
+            if isinstance(rule, Rule):
+                if isinstance(rule.target, t.SetMark):
+                    found.add(rule.target.value)
+                elif isinstance(rule.target, t.Tproxy):
+                    found.add(rule.target.mark)
+                elif rule.target == t.Return():
+                    # Without -b nothing sets the mark; it is looked for all the same.
+                    marks = (one for one in rule.matches if isinstance(one, m.Mark))
+                    found |= {one.value for one in marks if not one.negated}
+    return found
+
+
+def wanted(live: Ruleset, planned: Ruleset, known: OwnershipEvidence, *, clean: bool) -> Ruleset:
+    """Return ``live`` with our rules as planned and every other rule where it was.
+
+    With ``clean`` nothing of ours is left, and ``planned`` only helps to
+    recognise it.
+    """
+    tables = []
+    for table in live.tables:
+        plan = planned.table(table.name)
+        ours = _ours(table, plan, live.family, known)
+        tables.append(_merged(table, None if clean else plan, ours))
+    return live.replace(tables=tuple(tables))
+
+
+def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipEvidence) -> Ruleset:
+    """Return ``live`` with our rules as they stood in ``before``, and others' as they are.
+
+    ``planned`` is what the run that is taken back wanted to write.
+    """
+    tables = []
+    for table in live.tables:
+        plan = planned.table(table.name)
+        old = before.table(table.name) or make_table(table.name, {})
+        ours = _ours(table, plan, live.family, known)
+        old_ours = _ours(old, plan, live.family, known)
+        chains = {}
+        for chain in table.chains:
+            old_chain = old.chain(chain.name)
+            if chain.name in ours and old_chain is not None:
+                kept = _only(old_chain, old_ours[chain.name], ours=True)
+                unchanged = _only(chain, ours[chain.name], ours=False) == _only(
+                    old_chain, old_ours[chain.name], ours=False
+                )
+                rules = old_chain.rules if unchanged else _shared(chain, kept, ours[chain.name])
+                chains[chain.name] = chain.replace(rules=rules)
+            elif chain.name not in OWN_CHAINS:
+                led_away = old_chain is not None and _without_ours(old_chain) == chain.rules
+                chains[chain.name] = old_chain if old_chain and led_away else chain
+        chains |= {chain.name: chain for chain in old.chains if chain.name in OWN_CHAINS}
+        tables.append(make_table(table.name, chains))
+    return live.replace(tables=tuple(tables))
+
+
+def _without_ours(chain: Chain) -> tuple[Rule | ForeignRule, ...]:
+    return tuple(rule for rule in chain.rules if jump_of(rule) not in OWN_CHAINS)
+
+
+def _only(chain: Chain, positions: frozenset[int], *, ours: bool) -> tuple[Rule | ForeignRule, ...]:
+    """Return the rules at our positions, or those at all others."""
+    return tuple(
+        rule for position, rule in enumerate(chain.rules) if (position in positions) == ours
+    )
+
+
+def has_ours(live: Ruleset) -> bool:
+    """Whether any of our chains stands in this rule set."""
+    return any(chain.name in OWN_CHAINS for table in live.tables for chain in table.chains)
+
+
+def _ours(
+    table: Table, plan: Table | None, family: Family, traces: OwnershipEvidence
+) -> dict[str, frozenset[int]]:
+    """Return, for each built-in chain, the positions of our rules."""
+    # An interface name stands only beside a chain of ours for one of our rules.
+    installed = any(chain.name in OWN_CHAINS for chain in table.chains)
+    spared = traces.interfaces if installed else frozenset()
+    found = {}
+    for chain in table.chains:
+        if chain.name not in BUILTIN_CHAINS[table.name]:
+            continue
+        planned_chain = plan.chain(chain.name) if plan else None
+        # Either half of that pair alone may be anybody's.
+        planned = frozenset(planned_chain.rules if planned_chain else ()).difference(
+            _REJECT_INBOUND
+        )
+        found[chain.name] = frozenset(
+            position
+            for position, rule in enumerate(chain.rules)
+            if rule in planned
+            or jump_of(rule) in OWN_CHAINS
+            or (
+                isinstance(rule, Rule)
+                and (
+                    _is_spared_interface(chain.name, rule, spared)
+                    or (table.name == MANGLE and _is_tproxy_shape(chain.name, rule, traces.marks))
+                )
+            )
+        ) | _rejected_inbound(table, chain, family, traces)
+    return found
+
+
+def leads_into_ours(rule: Rule | ForeignRule) -> bool:
+    """Whether a rule jumps to a chain of ours."""
+    return jump_of(rule) in OWN_CHAINS
+
+
+def _is_tproxy_shape(chain: str, rule: Rule, marks: frozenset[int]) -> bool:
+    """Whether a rule is one of those that layout 1.30 puts into mangle's own chains."""
+    match chain, rule.matches, rule.target:
+        case "PREROUTING", (m.Proto("tcp", False), m.Mark(value, mask, False)), t.SaveMark():
+            return value in marks and mask == FULL_MASK
+        case "OUTPUT", (to, m.Proto("tcp", False), m.Mark(value, mask, False)), t.Return():
+            return to == _TO_LOCAL and value in marks and mask == FULL_MASK
+        case "OUTPUT", (m.Proto("tcp", False), m.ConnMark(value, mask, False)), t.RestoreMark():
+            return value in marks and mask == FULL_MASK
+        case "OUTPUT", (
+            m.Destination(_, True),
+            to,
+            m.Proto("tcp", False),
+            m.Owner(_, _, False),
+        ), t.SetMark():
+            return to == _TO_LOCAL and rule.target == t.SetMark(OUTBOUND_MARK)
+        case _:
+            return False
+
+
+def _interface(rule: Rule | ForeignRule) -> tuple[str, bool]:
+    """Return the interface of a rule that only sends its traffic back, and whether inbound."""
+    if isinstance(rule, Rule) and rule.target == t.Return() and len(rule.matches) == 1:
+        match = rule.matches[0]
+        if isinstance(match, m.InInterface | m.OutInterface) and not match.negated:
+            return match.name, isinstance(match, m.InInterface)
+    return "", False
+
+
+def _spared_interfaces(table: Table) -> frozenset[str]:
+    """Return the interfaces that -c, or -k together with -i, took out of this table.
+
+    Those of -c are spared in both directions; those of -k stand under a rule
+    that redirects them. A rule for one direction alone may be anybody's.
+    """
+    if not any(chain.name in OWN_CHAINS for chain in table.chains):
+        return frozenset()
+    incoming, outgoing, redirected = set(), set(), set()
+    for chain in table.chains:
+        for rule in chain.rules:
+            name, inbound = _interface(rule)
+            if name and chain.name == PREROUTING and inbound:
+                incoming.add(name)
+            elif name and chain.name == OUTPUT and not inbound:
+                outgoing.add(name)
+            elif chain.name == PREROUTING and jump_of(rule) == ISTIO_REDIRECT:
+                matches = rule.matches if isinstance(rule, Rule) else ()
+                redirected |= {one.name for one in matches if isinstance(one, m.InInterface)}
+    return frozenset(incoming & (outgoing | redirected))
+
+
+def _is_spared_interface(chain: str, rule: Rule, spared: frozenset[str]) -> bool:
+    name, inbound = _interface(rule)
+    return name in spared and chain == (PREROUTING if inbound else OUTPUT)
+
+
+def _rejected_inbound(
+    table: Table, chain: Chain, family: Family, traces: OwnershipEvidence
+) -> frozenset[int]:
+    """Return where layout 1.0 shut inbound IPv6: its two rules, one after the other.
+
+    One of them alone in the chain, beside that layout's other rules, is what was
+    left of the two.
+    """
+    if family != IPV6 or table.name != FILTER or chain.name != INPUT:
+        return frozenset()
+    found: set[int] = set()
+    for position in range(len(chain.rules) - 1):
+        if chain.rules[position : position + 2] == _REJECT_INBOUND:
+            found |= {position, position + 1}
+    if traces.layout_1_0 and len(chain.rules) == 1 and chain.rules[0] in _REJECT_INBOUND:
+        found.add(0)
+    return frozenset(found)
+
+
+def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -> Table:
+    chains = {}
+    kept_own = {chain.name for chain in plan.chains} & OWN_CHAINS if plan else set()
+    for chain in table.chains:
+        if chain.name in ours:
+            planned = plan.chain(chain.name) if plan else None
+            rules = _shared(chain, planned.rules if planned else (), ours[chain.name])
+            chains[chain.name] = chain.replace(rules=rules)
+        elif chain.name not in OWN_CHAINS:
+            # A rule of someone else's that leads into a chain of ours has to go
+            # with the chain; the kernel keeps no jump to nowhere.
+            left = tuple(rule for rule in chain.rules if jump_of(rule) not in OWN_CHAINS - kept_own)
+            chains[chain.name] = chain.replace(rules=left)
+    for chain in plan.chains if plan else ():
+        if chain.name in OWN_CHAINS:
+            chains[chain.name] = chain
+    return make_table(table.name, chains)
+
+
+def _shared(
+    chain: Chain, planned: tuple[Rule | ForeignRule, ...], ours: frozenset[int]
+) -> tuple[Rule | ForeignRule, ...]:
+    """Return a shared chain's rules with ours as planned.
+
+    If ours are already there in order, nothing moves, whatever stands between
+    them. Otherwise ours take the place of those that were there: what belongs
+    at the head goes to the head, the rest where our last rule stood, or to the
+    end.
+    """
+    if tuple(chain.rules[position] for position in sorted(ours)) == planned:
+        return chain.rules
+    head = tuple(rule for rule in planned if isinstance(rule, Rule) and rule.place == HEAD)
+    tail = planned[len(head) :]
+    # Where a run died between the two, what stands at the head says nothing about the rest.
+    anchors = [
+        position
+        for position in ours
+        if jump_of(chain.rules[position]) != ISTIO_REDIRECT and chain.rules[position] not in head
+    ]
+    split = max(anchors, default=len(chain.rules))
+    before = tuple(
+        rule for position, rule in enumerate(chain.rules[:split]) if position not in ours
+    )
+    after = tuple(
+        rule for position, rule in enumerate(chain.rules[split:], split) if position not in ours
+    )
+    return (*head, *before, *tail, *after)
