@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,8 +52,7 @@ class Reloader:
         try:
             await load()
         except (InjectionError, OSError) as error:
-            why = f"{error.strerror}: {error.filename}" if _has_file(error) else str(error)
-            text = f"{what}: not reloaded, the one before stays in use: {why}"
+            text = f"{what}: not reloaded, the one before stays in use: {error}"
             self.health.notes[what] = text
             self.metrics.stale.labels(what).set(1)
             self.metrics.reloads.labels(what, "failure").inc()
@@ -64,13 +62,6 @@ class Reloader:
             self.metrics.stale.labels(what).set(0)
             self.metrics.reloads.labels(what, "success").inc()
             self.log.info(f"{what}: reloaded")
-
-
-def _has_file(error: Exception) -> bool:
-    # OpenSSL's errors are such of the system too, with neither a file nor a number of it.
-    return (
-        isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and bool(error.filename)
-    )
 
 
 def _state(paths: Sequence[str]) -> tuple[object, ...]:

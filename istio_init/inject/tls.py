@@ -1,4 +1,4 @@
-"""The TLS of the webhook's port: one context, whose certificate can be exchanged while it serves."""
+"""The TLS of the webhook's port: one context, whose certificate is exchanged while it serves."""
 
 from __future__ import annotations
 
