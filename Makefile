@@ -42,7 +42,7 @@ packages container-packages:
 # Takes minutes and both cores: nothing else should run meanwhile.
 bench: setup
 	$(VENV)/bin/python scripts/bench --json scripts/bench.json --picture scripts/bench.svg
-	$(VENV)/bin/python -m tests.readme
+	$(VENV)/bin/python -m tests.documents
 
 demo: setup
 	$(VENV)/bin/python scripts/demo
@@ -63,6 +63,7 @@ check: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy container/assemble.py container/imports.py
+	$(VENV)/bin/lint-imports
 	shellcheck scripts/image
 
 fmt: setup
