@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from istio_init.inject.metrics import CONTENT_TYPE
+from istio_init.inject.webhook_metrics import CONTENT_TYPE
 from istio_init.inject.problems import InjectionError
 from istio_init.inject.webhook import PATH
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
-    from istio_init.inject.metrics import WebhookMetrics
+    from istio_init.inject.webhook_metrics import WebhookMetrics
     from istio_init.inject.webhook import Reply
 
 JSON = "application/json"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lightkube import AsyncClient
 
     from istio_init.inject.app import Health
-    from istio_init.inject.metrics import WebhookMetrics
+    from istio_init.inject.webhook_metrics import WebhookMetrics
     from istio_init.log import Log
 
 CONFLICT, NOT_FOUND = 409, 404

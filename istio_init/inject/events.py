@@ -21,7 +21,7 @@ from istio_init.inject.webhook import Outcome
 if TYPE_CHECKING:
     from lightkube import AsyncClient
 
-    from istio_init.inject.metrics import WebhookMetrics
+    from istio_init.inject.webhook_metrics import WebhookMetrics
     from istio_init.inject.webhook import Reply
     from istio_init.log import Log
 
@@ -74,7 +74,7 @@ class EventWriter:
                 await self._client.create(_event(reply))
             except (ApiError, httpx2.HTTPError) as error:
                 self._metrics.events.labels("failed").inc()
-                self._log.warn(f"an event about {reply.about} was not written: {error}")
+                self._log.error(f"an event about {reply.about} was not written: {error}")
             else:
                 self._metrics.events.labels("written").inc()
             await asyncio.sleep(PACE)

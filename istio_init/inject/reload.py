@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from istio_init.inject.app import Health
-    from istio_init.inject.metrics import WebhookMetrics
+    from istio_init.inject.webhook_metrics import WebhookMetrics
     from istio_init.log import Log
 
 # In seconds.
