@@ -16,7 +16,7 @@ CODECS = ("encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.u
 NEVER_CALLED = (
     *("antigravity", "curses", "distutils", "doctest", "ftplib", "idlelib", "lib2to3", "pdb"),
     *("pydoc", "readline", "smtplib", "test", "tkinter", "unittest", "webbrowser"),
-    *("_pydecimal", "_testcapi", "_testinternalcapi"),
+    *("_pydecimal", "_testcapi", "_testinternalcapi", "click._winconsole"),
 )
 # What belongs to the other program, modules below it included.
 INJECTION = "istio_init.inject"

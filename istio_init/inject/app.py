@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from istio_init.inject.webhook_metrics import CONTENT_TYPE
 from istio_init.inject.problems import InjectionError
 from istio_init.inject.webhook import PATH
+from istio_init.inject.webhook_metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
-    from istio_init.inject.webhook_metrics import WebhookMetrics
     from istio_init.inject.webhook import Reply
+    from istio_init.inject.webhook_metrics import WebhookMetrics
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"

@@ -30,9 +30,9 @@ def containers(pod: JsonMap, field: str = CONTAINERS) -> list[JsonMap]:
     return pod["spec"].get(field) or []
 
 
-def find(pod: JsonMap, name: str, fields: Iterable[str] = (CONTAINERS, INIT_CONTAINERS)) -> (
-    Place | None
-):
+def find(
+    pod: JsonMap, name: str, fields: Iterable[str] = (CONTAINERS, INIT_CONTAINERS)
+) -> Place | None:
     """Return where the first container of that name stands; None if there is none."""
     for field in fields:
         for index, container in enumerate(containers(pod, field)):
@@ -47,9 +47,9 @@ def at(pod: JsonMap, place: Place) -> JsonMap:
     return container
 
 
-def named(pod: JsonMap, name: str, fields: Iterable[str] = (CONTAINERS, INIT_CONTAINERS)) -> (
-    JsonMap | None
-):
+def named(
+    pod: JsonMap, name: str, fields: Iterable[str] = (CONTAINERS, INIT_CONTAINERS)
+) -> JsonMap | None:
     """Return the first container of that name; None if there is none."""
     place = find(pod, name, fields)
     return None if place is None else at(pod, place)

@@ -21,8 +21,8 @@ from istio_init.inject.webhook import Outcome
 if TYPE_CHECKING:
     from lightkube import AsyncClient
 
-    from istio_init.inject.webhook_metrics import WebhookMetrics
     from istio_init.inject.webhook import Reply
+    from istio_init.inject.webhook_metrics import WebhookMetrics
     from istio_init.log import Log
 
 COMPONENT = "istio-init"

@@ -310,8 +310,10 @@ class _Messages:
         return value
 
     def _wrong(self, path: str, wanted: str, value: object) -> None:
-        what = f"{path}: expected {wanted} and not {quoted(value)}" if path else (
-            f"expected {wanted} and not {quoted(value)}"
+        what = (
+            f"{path}: expected {wanted} and not {quoted(value)}"
+            if path
+            else (f"expected {wanted} and not {quoted(value)}")
         )
         self._problems.append(error(what, self._where))
 

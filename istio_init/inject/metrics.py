@@ -93,6 +93,4 @@ def read_saved_metrics(proxy: JsonMap) -> dict[str, str]:
         return {}
     if not isinstance(saved, dict):
         return {}
-    return {
-        word: saved[word] for word in _WORDS.values() if isinstance(saved.get(word), str)
-    }
+    return {word: saved[word] for word in _WORDS.values() if isinstance(saved.get(word), str)}

@@ -18,7 +18,14 @@ from istio_init.inject.containers import (
     with_spec,
 )
 from istio_init.inject.merge import strategic_merge
-from istio_init.inject.names import AUTO_IMAGE, INIT, INTERCEPTION_MODE, OVERRIDES, PROXY, VALIDATION
+from istio_init.inject.names import (
+    AUTO_IMAGE,
+    INIT,
+    INTERCEPTION_MODE,
+    OVERRIDES,
+    PROXY,
+    VALIDATION,
+)
 from istio_init.inject.pod_fields import CONTAINER
 from istio_init.inject.pod_values import REQUEST, go_json, go_value, read_value
 from istio_init.inject.problems import InjectionError, Where, error

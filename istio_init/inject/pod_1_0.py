@@ -84,9 +84,7 @@ def _injected_twice() -> Problem:
 def _added(pod: JsonMap, request: PodRequest, settings: Settings) -> dict[str, list[JsonMap]]:
     """Return what the template adds to the pod's lists."""
     where = Where(path="template")
-    data = data_1_0(
-        metadata=_metadata(pod, request), spec=pod["spec"], mesh=settings.mesh
-    )
+    data = data_1_0(metadata=_metadata(pod, request), spec=pod["spec"], mesh=settings.mesh)
     try:
         text = settings.templates[SIDECAR].render(data)
     except TemplateError as bad:
@@ -124,7 +122,10 @@ def _container_defaults(container: JsonMap) -> JsonMap:
         "terminationMessagePolicy": "File",
         "imagePullPolicy": "Always" if latest else "IfNotPresent",
     }
-    result = {**container, **{key: value for key, value in defaults.items() if not container.get(key)}}
+    result = {
+        **container,
+        **{key: value for key, value in defaults.items() if not container.get(key)},
+    }
     if container.get("env"):
         result["env"] = [_variable_defaults(one) for one in container["env"]]
     if container.get("ports"):

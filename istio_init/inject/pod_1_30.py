@@ -90,9 +90,9 @@ class _Injector:
         return port if isinstance(port, int) else 0
 
 
-def inject_1_30(pod: JsonMap, request: PodRequest, settings: Settings) -> tuple[
-    JsonMap, tuple[Problem, ...]
-]:
+def inject_1_30(
+    pod: JsonMap, request: PodRequest, settings: Settings
+) -> tuple[JsonMap, tuple[Problem, ...]]:
     """Return the injected pod, and what is odd about the original.
 
     Raises an InjectionError for bad annotations, all of them, and for a template that
@@ -165,9 +165,7 @@ def _selected(pod: JsonMap, injector: _Injector) -> list[str]:
     return [one for name in names for one in settings.aliases.get(name, (name,))]
 
 
-def _rendered(
-    injector: _Injector, original: JsonMap, data_pod: JsonMap
-) -> tuple[JsonMap, JsonMap]:
+def _rendered(injector: _Injector, original: JsonMap, data_pod: JsonMap) -> tuple[JsonMap, JsonMap]:
     """Return the pod with the templates laid over it, and the templates alone."""
     settings, known = injector.settings, injector.settings.templates
     names = _selected(original, injector)
@@ -237,9 +235,8 @@ def _of_template(bad: InjectionError, where: Where) -> InjectionError:
         error(
             "what it renders to is no pod",
             where,
-            why=f"{one.where.path or one.where.position}: {one.what}" + (
-                f": {one.why}" if one.why else ""
-            ),
+            why=f"{one.where.path or one.where.position}: {one.what}"
+            + (f": {one.why}" if one.why else ""),
             remedy=one.remedy,
         )
         for one in bad.problems

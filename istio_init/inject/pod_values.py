@@ -203,7 +203,9 @@ def _go_struct(value: dict[str, Any], name: str) -> dict[str, Any]:
         item = value.get(field.name)
         if field.always:
             result[field.name] = _zero(field.type) if item is None else go_value(item, field.type)
-        elif item is None or (not item and not field.pointer and field.type.shape is not Shape.STRUCT):
+        elif item is None or (
+            not item and not field.pointer and field.type.shape is not Shape.STRUCT
+        ):
             continue
         else:
             result[field.name] = go_value(item, field.type)

@@ -175,9 +175,7 @@ def _change_handlers(pod: JsonMap, change: Any) -> JsonMap:  # noqa: ANN401 - a 
     changes: JsonMap = {}
     for field in (INIT_CONTAINERS, CONTAINERS):
         old = containers(pod, field)
-        new = [
-            one if one.get("name") == PROXY else _change_container(one, change) for one in old
-        ]
+        new = [one if one.get("name") == PROXY else _change_container(one, change) for one in old]
         if any(one is not other for one, other in zip(old, new, strict=True)):
             changes[field] = new
     return with_spec(pod, **changes) if changes else pod

@@ -40,7 +40,11 @@ def canonical_quantity(text: str) -> str:
 
 def _decimal(number: Fraction, *, with_suffix: bool) -> str:
     nano = number * 10**9
-    count = -((-nano.numerator) // nano.denominator) if nano >= 0 else nano.numerator // nano.denominator
+    count = (
+        -((-nano.numerator) // nano.denominator)
+        if nano >= 0
+        else nano.numerator // nano.denominator
+    )
     if count == 0:
         return "0"
     exponent = -9

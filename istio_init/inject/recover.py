@@ -141,7 +141,9 @@ def _without_names(
         elif name not in names:
             kept.append(item)
     kept += [_as_written(one) for one in own.values()]
-    if len(kept) == len(items) and all(one is other for one, other in zip(kept, items, strict=True)):
+    if len(kept) == len(items) and all(
+        one is other for one, other in zip(kept, items, strict=True)
+    ):
         return pod
     return with_spec(pod, **{field: kept or None})
 
@@ -150,5 +152,3 @@ def _as_written(container: JsonMap) -> JsonMap:
     """Return a recorded container as its user wrote it: with an image, and nothing empty."""
     written = {key: value for key, value in container.items() if value not in ({}, [], None)}
     return {"image": AUTO_IMAGE, **written}
-
-

@@ -14,11 +14,11 @@ import uvicorn
 from istio_init.errors import IstioInitError
 from istio_init.inject.app import Health, WebhookApp
 from istio_init.inject.connections import KEEP_ALIVE_SECONDS, BoundedConnection
-from istio_init.inject.webhook_metrics import WebhookMetrics
 from istio_init.inject.problems import InjectionError, printable
 from istio_init.inject.reload import Reloader
 from istio_init.inject.tls import ServerTls, read_pair
 from istio_init.inject.webhook import Outcome
+from istio_init.inject.webhook_metrics import WebhookMetrics
 from istio_init.inject.workers import WorkerPool
 
 if TYPE_CHECKING:

@@ -63,9 +63,7 @@ def _labels(pod: JsonMap, proxy: JsonMap) -> dict[str, str]:
 
 
 def _annotations(pod: JsonMap, status: InjectionStatus) -> dict[str, str]:
-    first = next(
-        (one.get("name", "") for one in containers(pod) if one.get("name") != PROXY), ""
-    )
+    first = next((one.get("name", "") for one in containers(pod) if one.get("name") != PROXY), "")
     annotations = metadata_map(pod, "annotations")
     found = {**dict.fromkeys(_DEFAULT_CONTAINER, first)}
     if status.revision:

@@ -2,7 +2,7 @@
 
 Everything here is pure. The body of a request is hostile until it is parsed.
 
-Source: Kubernetes, admission/v1 and v1beta1; istio 1.30, pkg/kube/inject, parseInjectEnvs.
+Source: Kubernetes, admission/v1 and v1beta1.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from istio_init.errors import IstioInitError
 from istio_init.inject.patch import json_patch
 from istio_init.inject.problems import printable
+from istio_init.inject.request import environment_of_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,12 +24,8 @@ if TYPE_CHECKING:
 V1 = "admission.k8s.io/v1"
 VERSIONS = (V1, "admission.k8s.io/v1beta1")
 KIND = "AdmissionReview"
-# The path that the webhook is registered with, and what may follow it.
+# The path that the webhook is registered with; variables may follow it.
 PATH = "/inject"
-# The variables of the path that do not become one of their own name.
-_VARIABLES = {"cluster": "ISTIO_META_CLUSTER_ID", "net": "ISTIO_META_NETWORK"}
-_OLD_SEPARATOR = ":ENV:"
-_SLASH = "--slash--"
 # A longer warning may be cut by the API server; so may the rest of them together.
 LONGEST_WARNING = 256
 LONGEST_WARNINGS = 4096
@@ -59,8 +56,10 @@ class AdmissionRequest:
     namespace: str = ""
     version: str = V1
     dry_run: bool = False
-    # Of the path, by their names in the proxy's environment.
-    variables: Mapping[str, str] = field(default_factory=dict)
+    # What the path of the webhook's URL sets.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    # The namespace as the API server has it, where that is known.
+    namespace_object: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class OtherObject:
 
 
 def parse_review(
-    body: bytes, variables: Mapping[str, str] | None = None
+    body: bytes, environment: Mapping[str, str] | None = None
 ) -> AdmissionRequest | OtherObject:
     """Return the request of a review.
 
@@ -163,7 +162,7 @@ def parse_review(
         namespace if isinstance(namespace, str) else "",
         version,
         dry_run=request.get("dryRun") is True,
-        variables=variables or {},
+        environment=environment or {},
     )
 
 
@@ -204,26 +203,6 @@ def _shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def path_variables(path: str) -> dict[str, str]:
-    """Return the environment variables that a path like ``/inject/cluster/c/net/n`` sets.
-
-    Cluster and network have names of their own, others their name in capitals. ``--slash--`` in a
-    value stands for a slash. A last name without a value is passed over. The old form
-    ``/inject/:ENV:name=value:ENV:...`` is understood too.
-    """
-    rest = path.removeprefix(PATH).removesuffix("/").removeprefix("/")
-    if rest.startswith(_OLD_SEPARATOR):
-        pairs = (pair.partition("=") for pair in rest.split(_OLD_SEPARATOR)[1:])
-        named = [(name, value) for name, equals, value in pairs if name and equals]
-    else:
-        parts = rest.split("/")
-        named = [
-            (name, value.replace(_SLASH, "/"))
-            for name, value in zip(parts[::2], parts[1::2], strict=False)
-        ]
-    return {_VARIABLES.get(name, name.upper()): value for name, value in named if name}
-
-
 def answer(request: AdmissionRequest, admission: Admission) -> dict[str, Any]:
     """Return the review that answers a request; without a patch where nothing changes."""
     response: dict[str, Any] = {"uid": request.uid, "allowed": True}
@@ -254,7 +233,7 @@ def answer_error(error: ReviewError) -> dict[str, Any]:
 def reply_to(body: bytes, path: str, admit: Callable[[AdmissionRequest], Admission]) -> Reply:
     """Return the reply to a body that was posted to a path; whatever it holds, there is one."""
     try:
-        request = parse_review(body, path_variables(path))
+        request = parse_review(body, environment_of_path(path))
         if isinstance(request, OtherObject):
             return Reply(_bytes(answer_other(request)), Outcome.SKIPPED)
         admission = admit(request)
