@@ -117,7 +117,7 @@ if __name__ == "__main__":
             read.add(file)
             if file.endswith(".py"):
                 for name in statements(file, never):
-                    # Of other systems and other versions there is much that cannot be imported.
-                    with contextlib.suppress(ImportError):
+                    # What is for other systems and versions fails, in all sorts of ways.
+                    with contextlib.suppress(Exception):
                         importlib.import_module(name)
     sys.stdout.writelines(f"{file}\n" for file in sorted(loaded()))

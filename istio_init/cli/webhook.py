@@ -32,7 +32,7 @@ _MISSING = (
 )
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[Any]):
     """A length of time as Go writes it: ``1h30m``."""
 
     name = "duration"
