@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from istio_init.errors import printable
 from istio_init.inject.generation import NEW, OLD
-from istio_init.inject.problems import printable, quoted
+from istio_init.inject.problems import quoted
 from istio_init.inject.webhooks import TAKES_PART
 
 if TYPE_CHECKING:

@@ -184,6 +184,11 @@ def is_literal(text: str) -> bool:
     return "\n" in text.rstrip("\n") and not _UNPRINTABLE.search(text)
 
 
+def is_single_line(text: str) -> bool:
+    """Whether a string can be written on one line without escapes."""
+    return not _UNPRINTABLE.search(text) and not {"\t", "\n"} & set(text)
+
+
 def written(value: Scalar) -> str:
     """Return a scalar on one line, in quotes where it needs them."""
     match value:

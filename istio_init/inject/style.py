@@ -1,7 +1,9 @@
-"""How YAML is laid out: writes plain data in block style, in the style of a given file."""
+"""How YAML and JSON are laid out: writes plain data in the style of a given file."""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,3 +102,99 @@ def _write_item(item: Any, style: Style, column: int, lines: list[str]) -> None:
     start = len(lines)
     _write(item, style, column + 2, lines)
     lines[start] = f"{pad}- {lines[start][column + 2 :]}"
+
+
+def flow(value: Any) -> str:  # noqa: ANN401 - plain data
+    """Return plain data on one line, in flow style."""
+    if isinstance(value, dict):
+        entries = (f"{_flow_scalar(key)}: {flow(one)}" for key, one in value.items())
+        return "{" + ", ".join(entries) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(flow(one) for one in value) + "]"
+    return _flow_scalar(value)
+
+
+def _flow_scalar(value: Any) -> str:  # noqa: ANN401 - a scalar
+    if isinstance(value, str) and (_FLOW_INDICATORS & set(value) or value[:1] in "-?:"):
+        return scalars.quoted(value)
+    return scalars.written(value)
+
+
+_FLOW_INDICATORS = frozenset(",[]{}:\"'")
+
+
+def style_of(text: str, node: Any, *, newline: str = "\n") -> Style:  # noqa: ANN401 - PyYAML's node
+    """Return the style of a document of ``text`` whose root node is ``node``.
+
+    What it does not show is taken from what most manifests do: two columns a
+    level, and lists that begin in the column of their key.
+    """
+    import yaml
+
+    indent = sequence_indent = None
+    stack = [node]
+    while stack and (indent is None or sequence_indent is None):
+        here = stack.pop()
+        if here.__class__ is yaml.SequenceNode:
+            stack += reversed(here.value)
+        elif here.__class__ is yaml.MappingNode and not here.flow_style:
+            for key, value in reversed(here.value):
+                stack.append(value)
+                after = key.end_mark.index
+                if value.__class__ is yaml.ScalarNode or value.start_mark.index < after:
+                    continue
+                # An anchor in front of the value stands on the line of the key.
+                if value.flow_style or "\n" not in text[after : value.start_mark.index]:
+                    continue
+                step = value.start_mark.column - key.start_mark.column
+                if value.__class__ is yaml.SequenceNode:
+                    sequence_indent = step
+                elif step > 0:
+                    indent = step
+    return Style(indent or 2, sequence_indent or 0, newline)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonStyle:
+    """How a JSON text is laid out: as ``json.dumps`` takes it, and Go's habit of escaping HTML."""
+
+    indent: int | str | None
+    separators: tuple[str, str]
+    newline: str
+    is_ascii: bool
+    escapes_html: bool
+
+
+def json_style_of(text: str) -> JsonStyle:
+    """Return the style of a JSON text."""
+    lines = text.split("\n", 2)
+    indent: int | str | None = None
+    if len(lines) > 1:
+        blanks = lines[1][: len(lines[1]) - len(lines[1].lstrip(" \t"))]
+        indent = "\t" if blanks.startswith("\t") else len(blanks)
+    colon = _JSON_COLON.search(text)
+    comma = "," if indent is not None or not _JSON_COMMA.search(text) else ", "
+    return JsonStyle(
+        indent,
+        (comma, ": " if colon is None or colon[1] else ":"),
+        "\r\n" if lines[0].endswith("\r") else "\n",
+        is_ascii=text.isascii(),
+        escapes_html=bool(_HTML_ESCAPE.search(text)) and not _HTML.search(text),
+    )
+
+
+def json_text(value: Any, style: JsonStyle) -> str:  # noqa: ANN401 - plain data
+    """Return plain data as JSON in a style."""
+    text = json.dumps(
+        value, indent=style.indent, separators=style.separators, ensure_ascii=style.is_ascii
+    )
+    if style.escapes_html:
+        # Outside of strings JSON has none of these.
+        text = _HTML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return text if style.newline == "\n" else text.replace("\n", style.newline)
+
+
+_JSON_COLON = re.compile(r'"\s*:( ?)')
+_JSON_COMMA = re.compile(r'[\]}"0-9el], ["\[{0-9tfn-]')
+_HTML = re.compile(r"[<>&]")
+_HTML_ESCAPE = re.compile(r"\\u00(?:3[cCeE]|26)")

@@ -265,7 +265,7 @@ class _Constructor:
     def _key(self, node: Any) -> str:  # noqa: ANN401
         if node.__class__ is not yaml.ScalarNode:
             raise _RefusedError("a map or list is the key of a map", node.start_mark)
-        key = node.value if node.tag == "!" else scalars.key_text(_raw_scalar(node))
+        key = scalar_key(node)
         if key is None:
             raise _RefusedError("null is the key of a map", node.start_mark, 'write "null" or "~"')
         return key
@@ -280,6 +280,11 @@ class _Constructor:
                 raise _RefusedError("<< takes a map or a list of maps", one.start_mark)
             merged |= self.value(one)
         return merged
+
+
+def scalar_key(node: Any) -> str | None:  # noqa: ANN401
+    """Return the key that a scalar's node is in JSON; None for null."""
+    return node.value if node.tag == "!" else scalars.key_text(_raw_scalar(node))
 
 
 def is_merge(node: Any) -> bool:  # noqa: ANN401
