@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING
 
 import click
 
 from istio_init.errors import IstioInitError
+from istio_init.lean import TYPE_CHECKING
 from istio_init.log import LEVELS, Log
 
 if TYPE_CHECKING:
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
     from istio_init.inject.server import Managed, ServerOptions
 
 NAME = "webhook"
+HELP = (
+    "Serve the admission webhook, which injects pods of labelled namespaces as they are created. "
+    "Ends with 0 after SIGTERM, once every review is answered."
+)
 EXAMPLES = (
     "istio-init webhook --tls-cert-file tls.crt --tls-private-key-file tls.key",
     "istio-init webhook --inject-config config --values values --manage-certificates",
@@ -25,14 +28,14 @@ EXAMPLES = (
 _PORT = click.IntRange(1, 65535)
 _FILE = click.Path(dir_okay=False)
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PARTS = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_PARTS = r"(\d+(?:\.\d+)?)(ms|h|m|s)"
 _MISSING = (
     "{name} is not installed: `pip install istio-init[webhook]` installs it, "
     "and the image istio-init-webhook has it"
 )
 
 
-class _Duration(click.ParamType[Any]):
+class _Duration(click.ParamType):  # type: ignore[type-arg]
     """A length of time as Go writes it: ``1h30m``."""
 
     name = "duration"
@@ -44,12 +47,13 @@ class _Duration(click.ParamType[Any]):
         ctx: click.Context | None,
     ) -> timedelta:
         """Return the duration; 0 and less make no sense for any of the flags."""
+        import re
         from datetime import timedelta
 
         if isinstance(value, timedelta):
             return value
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in _PARTS.findall(value))
-        if _PARTS.sub("", value) or not 0 < seconds < timedelta.max.total_seconds():
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PARTS, value))
+        if re.sub(_PARTS, "", value) or not 0 < seconds < timedelta.max.total_seconds():
             self.fail(f"{value!r}: expected a duration like 1h30m", param, ctx)
         return timedelta(seconds=seconds)
 
@@ -163,20 +167,13 @@ _OPTIONS = (
 )
 
 
-def command() -> click.Command:
-    """Return the command."""
-    return click.Command(
-        NAME,
-        callback=_run,
-        params=list(_OPTIONS),
-        help="Serve the admission webhook, which injects pods of labelled namespaces.",
-        short_help="Inject pods as they are created: the admission webhook.",
-        epilog="\b\nExamples:\n" + "".join(f"  {line}\n" for line in EXAMPLES),
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
+def parameters() -> list[click.Parameter]:
+    """Return the flags; those of the configuration have the names of the tool for manifests."""
+    return list(_OPTIONS)
 
 
-def _run(**params: Any) -> int:  # noqa: ANN401 - click's
+def run(**params: Any) -> int:  # noqa: ANN401 - one for each of the parameters
+    """Serve until told to end; return the exit code."""
     log = Log(params.pop("log_output_level"), as_json=params.pop("log_as_json"))
     try:
         from istio_init.inject.server import serve
