@@ -6,9 +6,12 @@ sends a request, and its parser keeps a head of any length.
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from istio_init.errors import IstioInitError
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,6 +24,8 @@ MOST_HEAD_BYTES = 65536
 # In seconds. Go's client closes a connection that is idle for 90 s. Whoever closes it on a client
 # that begins to write costs it the request; so the client has to be the first.
 KEEP_ALIVE_SECONDS = 150
+# The API server may have many connections to open after a pause.
+BACKLOG = 512
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -71,3 +76,17 @@ class BoundedConnection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on all addresses, of both families where there are two.
+
+    Raises:
+        IstioInitError: Somebody else has the port, or it takes more rights.
+    """
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        return socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except OSError as error:
+        raise IstioInitError(f"cannot listen on port {port}: {error.strerror}") from error

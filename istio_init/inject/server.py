@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import uvicorn
 
 from istio_init.errors import IstioInitError
 from istio_init.inject.app import Health, WebhookApp
-from istio_init.inject.connections import KEEP_ALIVE_SECONDS, BoundedConnection
+from istio_init.inject.connections import KEEP_ALIVE_SECONDS, BoundedConnection, listen
 from istio_init.inject.problems import InjectionError, printable
 from istio_init.inject.reload import Reloader
 from istio_init.inject.tls import ServerTls, read_pair
@@ -22,6 +21,7 @@ from istio_init.inject.webhook_metrics import WebhookMetrics
 from istio_init.inject.workers import WorkerPool
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine, Iterator
     from typing import Any
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from istio_init.log import Log
 
 CONFIGURATION, CERTIFICATES = "configuration", "certificates"
-# The API server may have many connections to open after a pause.
-BACKLOG = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,8 @@ class ServerOptions:
     drain_seconds: float = 10.0
 
 
-class _Server(uvicorn.Server):
-    """A server of which there are two in a process; neither of them minds its signals."""
+class ServerOfTwo(uvicorn.Server):
+    """A server of which there are two in a process; neither minds the process's signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -102,12 +100,12 @@ class WebhookServer:
             await self._load_certificate()
         else:
             self._health.missing.add(CERTIFICATES)
-        webhook = self._server(self._app.webhook, tls=True)
-        operations = self._server(self._app.operations, tls=False)
+        webhook = make_server(self._app.webhook, self._tls.context)
+        operations = make_server(self._app.operations, None)
         with (
             contextlib.closing(self._pool),
-            _listen(self._options.port) as port,
-            _listen(self._options.metrics_port) as metrics_port,
+            listen(self._options.port) as port,
+            listen(self._options.metrics_port) as metrics_port,
         ):
             async with asyncio.TaskGroup() as group:
                 background = [group.create_task(one) for one in self._background()]
@@ -125,29 +123,6 @@ class WebhookServer:
                 await others
                 for task in background:
                     task.cancel()
-
-    def _server(self, app: Callable[..., Any], *, tls: bool) -> _Server:
-        context = self._tls.context
-        return _Server(
-            uvicorn.Config(
-                app,
-                http=BoundedConnection,
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                loop="asyncio",
-                # Its log lines are not in the form of this program's.
-                log_config=None,
-                log_level="critical",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                date_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=10,
-                ssl_context_factory=(lambda *_: context) if tls else None,
-            )
-        )
 
     def _background(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield what runs beside the servers."""
@@ -213,17 +188,28 @@ class WebhookServer:
         self._metrics.certificate_expiry.set(pair.parsed.not_valid_after_utc.timestamp())
 
 
-@contextlib.contextmanager
-def _listen(port: int) -> Iterator[socket.socket]:
-    """Listen on a port of all addresses, of both families where there are two."""
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    try:
-        own = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    except OSError as error:
-        raise IstioInitError(f"cannot listen on port {port}: {error.strerror}") from error
-    with own:
-        yield own
+def make_server(app: Callable[..., Any], tls: ssl.SSLContext | None) -> ServerOfTwo:
+    """Return a server of an ASGI application, which does not log."""
+    return ServerOfTwo(
+        uvicorn.Config(
+            app,
+            http=BoundedConnection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            loop="asyncio",
+            # Its lines are not in the form of this program's.
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=10,
+            ssl_context_factory=(lambda *_: tls) if tls else None,
+        )
+    )
 
 
 def serve(options: ServerOptions, log: Log) -> None:
