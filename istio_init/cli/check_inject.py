@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from istio_init.inject.generation import GENERATIONS
 from istio_init.lean import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from istio_init.inject.check import CheckedWorkload, Installation
     from istio_init.inject.cluster import Cluster
     from istio_init.inject.gates import InjectionPolicy
+    from istio_init.inject.generation import Generation
     from istio_init.inject.status_table import StatusRow
     from istio_init.inject.webhooks import WebhookEntry
 
@@ -30,7 +32,7 @@ EXAMPLES = (
     "istio-init check-inject -f app.yaml --namespace-labels istio-injection=enabled",
     "istio-init check-inject -f app.yaml --namespace-labels istio.io/rev=a --revision a --explain",
     "istio-init check-inject -f app.yaml --from-cluster --context prod --format json",
-    "istio-init check-inject --table",
+    "istio-init check-inject --table --release 1.0",
 )
 _FORMATS = ("text", "json")
 _REQUIRED = 3
@@ -46,6 +48,11 @@ def parameters() -> list[click.Parameter]:
                 help="Namespace of what names none. [default: default]"),
         _option("--namespace-labels", default=None, metavar="KEY=VALUE,...",
                 help="Labels of the namespaces; a Namespace among the manifests has its own."),
+        _option(
+            "--release",
+            type=click.Choice(GENERATIONS),
+            help="Release of Istio whose rules count. [default: that of the inject config]",
+        ),
         _option("-r", "--revision", default="", help="Revision of the installation."),
         _option("--tag", "tags", multiple=True, metavar="TAG",
                 help="Revision tag of the installation; may be repeated."),
@@ -102,6 +109,7 @@ class _Flags(Record):
     files: tuple[str, ...] = ()
     namespace: str = ""
     namespace_labels: str | None = None
+    release: Generation | None = None
     revision: str = ""
     tags: tuple[str, ...] = ()
     by_default: bool = False
@@ -187,6 +195,8 @@ def _cluster(flags: _Flags) -> Cluster:
 
 def _policy(cluster: Cluster | None, flags: _Flags) -> InjectionPolicy:
     """Return the policy of the file, else of the cluster, else of the built-in configuration."""
+    from dataclasses import replace
+
     from istio_init.inject import builtin
     from istio_init.inject.settings import SettingsFile, load_settings
 
@@ -201,7 +211,8 @@ def _policy(cluster: Cluster | None, flags: _Flags) -> InjectionPolicy:
         config = SettingsFile(settings.inject_config, f"ConfigMap of {flags.istio_namespace}")
     else:
         config = SettingsFile(builtin.text(builtin.INJECT_CONFIG), builtin.INJECT_CONFIG)
-    return load_settings(config).policy
+    policy = load_settings(config).policy
+    return replace(policy, generation=flags.release) if flags.release else policy
 
 
 def _entries(

@@ -106,7 +106,7 @@ _EXIT_CODES = (
     ("0", "done, or already in place; nothing found"),
     ("1", "could not apply, clean or look; the state before was restored"),
     ("2", "bad input; nothing was changed"),
-    ("3", "audit found drift; check-inject --require found a pod that is not injected"),
+    ("3", "audit found drift; with --require, a pod would not be injected"),
     ("126", "validation failed"),
 )
 # What a flag can be given, where that is one of a few.

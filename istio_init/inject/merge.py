@@ -31,13 +31,12 @@ def strategic_merge(old: JsonMap, patch: JsonMap, kind: FieldType = POD) -> Json
 
 
 def _merge_map(old: JsonMap, patch: JsonMap, kind: FieldType, path: str) -> JsonMap:
-    match patch.get(_PATCH, ...):
-        case "replace":
+    if _PATCH in patch:
+        if patch[_PATCH] == "replace":
             return {key: without_directives(item) for key, item in patch.items() if key != _PATCH}
-        case "delete":
+        if patch[_PATCH] == "delete":
             return {}
-        case other if other is not ...:
-            raise _refused(f"{_PATCH} is replace or delete, not {quoted(other)}", path)
+        raise _refused(f"{_PATCH} is replace or delete, not {quoted(patch[_PATCH])}", path)
     result = _retained(old, patch, path) if _RETAIN in patch else dict(old)
     for key, item in patch.items():
         if key == _RETAIN:

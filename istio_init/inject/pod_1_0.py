@@ -29,7 +29,7 @@ from istio_init.inject.problems import (
 )
 from istio_init.inject.recover import recover_original
 from istio_init.inject.settings import SIDECAR
-from istio_init.inject.status import LISTS, OWN_LAYOUT, old_status_text, read_status
+from istio_init.inject.status import LISTS, old_status_text, read_status
 from istio_init.inject.template import TemplateError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _injected_twice() -> Problem:
 def _added(pod: JsonMap, request: PodRequest, settings: Settings) -> dict[str, list[JsonMap]]:
     """Return what the template adds to the pod's lists."""
     where = Where(path="template")
-    data = data_1_0(metadata=_metadata(pod, request), spec=pod["spec"], mesh=settings.mesh)
+    data = data_1_0(metadata=pod["metadata"], spec=pod["spec"], mesh=settings.mesh)
     try:
         text = settings.templates[SIDECAR].render(data)
     except TemplateError as bad:
@@ -99,11 +99,6 @@ def _added(pod: JsonMap, request: PodRequest, settings: Settings) -> dict[str, l
     if not request.by_hand:
         _set_defaults(added)
     return added
-
-
-def _metadata(pod: JsonMap, request: PodRequest) -> JsonMap:
-    del request
-    return pod["metadata"]
 
 
 def _set_defaults(added: dict[str, list[JsonMap]]) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from istio_init.inject import yaml
 from istio_init.inject.annotations import problems as annotation_problems
+from istio_init.inject.booleans import parse_boolean
 from istio_init.inject.containers import (
     CONTAINERS,
     INIT_CONTAINERS,
-    annotations,
+    annotations_of,
     containers,
     find,
     metadata_map,
@@ -36,7 +37,6 @@ from istio_init.inject.names import (
     STATUS_PORT,
     TEMPLATES,
 )
-from istio_init.inject.booleans import parse_boolean
 from istio_init.inject.order import ordered
 from istio_init.inject.overrides import (
     apply_overrides,
@@ -123,7 +123,7 @@ def _checked(pod: JsonMap, settings: Settings) -> tuple[tuple[Problem, ...], Jso
     """Return what is odd about the pod's annotations, and the mesh with its ProxyConfig."""
     found = list(annotation_problems(pod["metadata"], NEW))
     mesh = settings.mesh
-    text = annotations(pod).get(PROXY_CONFIG)
+    text = annotations_of(pod).get(PROXY_CONFIG)
     if text is not None:
         where = Where(annotation=PROXY_CONFIG)
         try:
@@ -144,25 +144,21 @@ def _environment(pod: JsonMap, request: PodRequest, settings: Settings) -> dict[
     cluster = environment.get(CLUSTER_VARIABLE) or cluster
     network = environment.get(NETWORK_VARIABLE) or network
     network = metadata_map(pod, "labels").get(NETWORK, network)
-    for name, value in ((CLUSTER_VARIABLE, cluster), (NETWORK_VARIABLE, network)):
-        if value and isinstance(value, str):
-            environment[name] = value
-    return environment
+    known = {CLUSTER_VARIABLE: cluster, NETWORK_VARIABLE: network}
+    return environment | {
+        name: value for name, value in known.items() if value and isinstance(value, str)
+    }
 
 
 def _selected(pod: JsonMap, injector: _Injector) -> list[str]:
     """Return the names of the templates that the pod, or else the settings, ask for."""
-    wish = annotations(pod).get(TEMPLATES)
-    if injector.request.by_hand:
-        names = [SIDECAR] if wish is None else [name.strip() for name in wish.split(",")]
-        return names
-    settings = injector.settings
-    names = (
-        list(settings.default_templates)
-        if wish is None
-        else [name.strip() for name in wish.split(",")]
-    )
-    return [one for name in names for one in settings.aliases.get(name, (name,))]
+    wish = annotations_of(pod).get(TEMPLATES)
+    settings, by_hand = injector.settings, injector.request.by_hand
+    names = (SIDECAR,) if by_hand else settings.default_templates
+    if wish is not None:
+        names = tuple(name.strip() for name in wish.split(","))
+    aliases = {} if by_hand else settings.aliases
+    return [one for name in names for one in aliases.get(name, (name,))]
 
 
 def _rendered(injector: _Injector, original: JsonMap, data_pod: JsonMap) -> tuple[JsonMap, JsonMap]:
@@ -174,7 +170,7 @@ def _rendered(injector: _Injector, original: JsonMap, data_pod: JsonMap) -> tupl
         raise InjectionError(
             error(
                 f"there is no template {quoted(name)}",
-                Where(annotation=TEMPLATES) if TEMPLATES in annotations(original) else Where(),
+                Where(annotation=TEMPLATES) if TEMPLATES in annotations_of(original) else Where(),
                 remedy=f"the inject config has {', '.join(sorted(known))}",
             )
             for name in unknown
@@ -221,13 +217,19 @@ def _overlay(settings: Settings, name: str, data: Any) -> JsonMap:  # noqa: ANN4
     except TemplateError as bad:
         raise InjectionError([error("it cannot be rendered", where, why=str(bad))]) from None
     try:
-        overlay = yaml.load(text)
-        if overlay is not None and not isinstance(overlay, dict):
-            raise InjectionError([error(f"it is a mapping, not {quoted(overlay)}")])
-        checked: JsonMap = read_value(overlay or {}, POD, OVERLAY)
+        checked: JsonMap = read_value(_mapping(text), POD, OVERLAY)
     except InjectionError as bad:
         raise _of_template(bad, where) from None
     return {key: checked[key] for key in ("metadata", "spec") if key in checked}
+
+
+def _mapping(text: str) -> JsonMap:
+    overlay = yaml.load(text)
+    if overlay is None:
+        return {}
+    if not isinstance(overlay, dict):
+        raise InjectionError([error(f"expected a mapping and not {quoted(overlay)}")])
+    return overlay
 
 
 def _of_template(bad: InjectionError, where: Where) -> InjectionError:
@@ -235,8 +237,7 @@ def _of_template(bad: InjectionError, where: Where) -> InjectionError:
         error(
             "what it renders to is no pod",
             where,
-            why=f"{one.where.path or one.where.position}: {one.what}"
-            + (f": {one.why}" if one.why else ""),
+            why=": ".join(filter(None, (one.where.path or one.where.position, one.what, one.why))),
             remedy=one.remedy,
         )
         for one in bad.problems
@@ -274,14 +275,14 @@ def _with_environment(proxy: JsonMap, environment: dict[str, str]) -> JsonMap:
 
 
 def _with_probes(injector: _Injector, pod: JsonMap) -> JsonMap:
-    wish = parse_boolean(annotations(pod).get(REWRITE_PROBES, ""))
+    wish = parse_boolean(annotations_of(pod).get(REWRITE_PROBES, ""))
     if wish is None:
         value = value_at(injector.settings.values, "sidecarInjectorWebhook", "rewriteAppHTTPProbe")
         wish = value is True
     if not wish or find(pod, PROXY) is None:
         return pod
     port = injector.status_port
-    own = annotations(pod).get(STATUS_PORT)
+    own = annotations_of(pod).get(STATUS_PORT)
     saved = save_probes(pod, port)
     return rewrite_probes(pod, saved, _port(own) if own is not None else port)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from istio_init.inject.containers import (
     CONTAINERS,
     INIT_CONTAINERS,
-    annotations,
+    annotations_of,
     at,
     containers,
     find,
@@ -50,7 +50,7 @@ def proxy_image(values: Mapping[str, Any], proxy_config: JsonMap, pod: JsonMap) 
     global_values = value_at(values, "global") or {}
     variant = _text(global_values.get("variant"))
     variant = _text(value_at(proxy_config, "image", "imageType")) or variant
-    variant = annotations(pod).get(IMAGE_TYPE, variant)
+    variant = annotations_of(pod).get(IMAGE_TYPE, variant)
     name = _text(value_at(global_values, "proxy", "image")) or "proxyv2"
     tag = _tag(_text(global_values.get("tag")), variant)
     return f"{_text(global_values.get('hub'))}/{name}:{tag}"

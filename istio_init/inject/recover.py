@@ -11,7 +11,7 @@ from typing import Any
 from istio_init.inject.containers import (
     CONTAINERS,
     INIT_CONTAINERS,
-    annotations,
+    annotations_of,
     containers,
     named,
     with_spec,
@@ -30,8 +30,8 @@ from istio_init.inject.names import (
 )
 from istio_init.inject.overrides import read_overrides
 from istio_init.inject.probes import restore_probes
-from istio_init.inject.template_metadata import without_template_metadata
 from istio_init.inject.status import LISTS, InjectionStatus, read_status
+from istio_init.inject.template_metadata import without_template_metadata
 
 JsonMap = dict[str, Any]
 
@@ -47,7 +47,7 @@ _ALWAYS_OURS = InjectionStatus(
 
 def is_injected(pod: JsonMap) -> bool:
     """Whether a pod carries the record of an injection."""
-    return STATUS in annotations(pod)
+    return STATUS in annotations_of(pod)
 
 
 def recover_original(pod: JsonMap) -> JsonMap:
@@ -71,7 +71,7 @@ def older_proxy(pod: JsonMap) -> bool:
         status is not None
         and not status.version
         and PROXY in status.of(CONTAINERS)
-        and REVISION not in annotations(pod)
+        and REVISION not in annotations_of(pod)
     )
 
 

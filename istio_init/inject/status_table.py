@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 from typing import TYPE_CHECKING
 
 from istio_init.inject.gates import DISABLED, ENABLED, InjectionPolicy, judge
@@ -71,22 +71,17 @@ def _pair(text: str) -> dict[str, str]:
 
 
 def markdown(rows: Sequence[StatusRow]) -> str:
-    """Return the rows as a table for the documentation."""
-    lines = ["| namespace label | policy | pod | injected | decided by |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = [
-            f"`{row.namespace}`" if row.namespace else "none",
-            row.policy,
-            _said(row.pod),
-            "yes" if row.decision.inject else "no",
-            str(row.decision.reason),
-        ]
+    """Return the rows as a table for the documentation, with a column for each pod."""
+    pods = list(dict.fromkeys(row.pod for row in rows))
+    heads = ["namespace label", "policy", *(_said(pod) for pod in pods)]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for (namespace, policy), group in groupby(rows, lambda row: (row.namespace, row.policy)):
+        answers = ["yes" if row.decision.inject else "no" for row in group]
+        cells = [f"`{namespace}`" if namespace else "none", policy, *answers]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def _said(pod: str) -> str:
-    if not pod:
-        return "says nothing"
     kind, _, pair = pod.partition(" ")
-    return f"{kind} `{pair}`"
+    return f"{kind} `{pair.partition('=')[2]}`" if pod else "neither"
