@@ -66,7 +66,7 @@ class WorkerPool:
         self._workers = workers
         self._context = multiprocessing.get_context("forkserver")
         # Whatever is imported before the processes are forked they share.
-        self._context.set_forkserver_preload(["istio_init.inject.workers"])
+        self._context.set_forkserver_preload([__name__, "istio_init.inject.admission"])
         self._executor: ProcessPoolExecutor | None = None
         self._load: Load | None = None
 
