@@ -84,7 +84,12 @@ def _injected_twice() -> Problem:
 def _added(pod: JsonMap, request: PodRequest, settings: Settings) -> dict[str, list[JsonMap]]:
     """Return what the template adds to the pod's lists."""
     where = Where(path="template")
-    data = data_1_0(metadata=pod["metadata"], spec=pod["spec"], mesh=settings.mesh)
+    data = data_1_0(
+        metadata=pod["metadata"],
+        spec=pod["spec"],
+        mesh=settings.mesh,
+        proxy_config=settings.mesh["defaultConfig"],
+    )
     try:
         text = settings.templates[SIDECAR].render(data)
     except TemplateError as bad:

@@ -194,17 +194,22 @@ def _data(injector: _Injector, pod: JsonMap) -> Any:  # noqa: ANN401 - the engin
         metadata = {**metadata, "namespace": request.namespace}
     namespace = request.namespace_object if settings.platform == OPENSHIFT else None
     user, group = openshift_ids(namespace)
+    workload = workload_of(request)
     return data_1_30(
         metadata=metadata,
         spec=pod["spec"],
-        workload=workload_of(request),
         mesh=mesh,
+        proxy_config=mesh["defaultConfig"],
         values=settings.values,
+        kind=workload.kind,
+        api_version=workload.api_version,
+        deployment_name=workload.name,
+        deployment_namespace=workload.namespace,
         revision=settings.revision,
         native_sidecars=settings.native_sidecars,
         proxy_image=proxy_image(settings.values, mesh["defaultConfig"], pod),
-        proxy_user=user,
-        proxy_group=group,
+        proxy_uid=user,
+        proxy_gid=group,
         environment=settings.environment,
     )
 

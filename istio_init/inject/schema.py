@@ -13,10 +13,9 @@ from typing import TypeAlias
 
 from istio_init.inject.istio_types import ISTIO_1_0, ISTIO_1_30
 from istio_init.inject.kubernetes_types import KUBERNETES
+from istio_init.inject.template.durations import NANOSECONDS, duration_text, parse_duration
 from istio_init.inject.template.errors import FunctionError
-from istio_init.inject.template.istio import NANOSECONDS, duration_text
 from istio_init.inject.template.plain import plain
-from istio_init.inject.template.sprig.paths import parse_duration
 from istio_init.inject.template.taint import (
     Tainted,
     TaintedList,

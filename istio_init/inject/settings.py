@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from istio_init.inject import yaml
+from istio_init.inject.data import prepare_values
 from istio_init.inject.generation import NEW, OLD
 from istio_init.inject.mesh import mesh_config
 from istio_init.inject.policy import policy_of
@@ -94,7 +95,7 @@ def load_settings(
         templates=parsed,
         mesh=_read_mesh(mesh, generation, problems),
         policy=policy_of(data, generation),
-        values=value_map,
+        values=prepare_values(value_map),
         default_templates=tuple(checked.texts(data, "defaultTemplates")) or (SIDECAR,),
         aliases=checked.map_of_texts(data, "aliases"),
         injected_annotations=checked.annotations(data, "injectedAnnotations"),
