@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from istio_init import __version__
-from istio_init.cli import apply, check_inject, packet, result
+from istio_init.cli import apply, check_inject, packet, result, webhook
 from istio_init.cli.packet import INBOUND, OUTBOUND
 from istio_init.config.fast_arguments import COMPLETE_VARIABLE
 from istio_init.config.model import (
@@ -42,7 +42,7 @@ SHELLS = ("bash", "zsh", "fish")
 PURPOSES = (
     ("Change the rules", (APPLY, ISTIO_IPTABLES, CLEAN)),
     ("Look, and change nothing", (AUDIT, EXPLAIN, DOCTOR)),
-    ("Inject the sidecar", (check_inject.NAME,)),
+    ("Inject the sidecar", (check_inject.NAME, webhook.NAME)),
     ("For your shell", (COMPLETION,)),
 )
 
@@ -60,6 +60,7 @@ _HELP = {
     CLEAN: "Remove everything of ours, whatever flags and layout built it.",
     COMPLETION: "Print the script by which a shell completes commands, flags and their values.",
     check_inject.NAME: check_inject.HELP,
+    webhook.NAME: webhook.HELP,
 }
 
 _EXPLAIN_HELP = {
@@ -99,6 +100,7 @@ _EXAMPLES = {
     DOCTOR: ("istio-init doctor", "istio-init doctor istio-iptables -m TPROXY -b '*' --ipv6"),
     COMPLETION: ("istio-init completion bash >/etc/bash_completion.d/istio-init",),
     check_inject.NAME: check_inject.EXAMPLES,
+    webhook.NAME: webhook.EXAMPLES,
 }
 _EXIT_CODES = (
     ("0", "done, or already in place; nothing found"),
@@ -504,6 +506,7 @@ def _program() -> _Program:
             AUDIT: _Audit(),
             DOCTOR: _Doctor(),
             check_inject.NAME: _injection(check_inject),
+            webhook.NAME: _injection(webhook),
             COMPLETION: _completion(),
         },
         subcommand_metavar="[COMMAND] [FLAGS]",
