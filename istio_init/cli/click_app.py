@@ -22,8 +22,8 @@ from istio_init.cli.click_flags import (
     switch,
     write_examples,
 )
-from istio_init.cli.fast_arguments import COMPLETE_VARIABLE
 from istio_init.cli.help import AUDIT, COMPLETION, DOCTOR, EXPLAIN
+from istio_init.config.fast_arguments import COMPLETE_VARIABLE
 from istio_init.config.model import APPLY, COMMANDS, ISTIO_IPTABLES
 from istio_init.config.options import OPTIONS, PRINTING
 from istio_init.config.values import TRUE_WORDS
