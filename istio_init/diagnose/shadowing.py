@@ -35,7 +35,7 @@ _IDLE_MATCHES = frozenset({"comment", "tcp", "udp"})
 
 
 class Shadow(Record):
-    """A rule of others that stands before ours, and what ours do not do because of it.
+    """A rule of others that stands above ours, and what ours do not do because of it.
 
     ``index`` counts the rules of the chain from 0.
     """
@@ -50,7 +50,7 @@ class Shadow(Record):
     def __str__(self) -> str:
         line = rule_line(self.chain, self.rule, self.family)
         place = f"{tool(self.family)} -t {self.table}"
-        return f"{place}: the rule {line} stands before ours: {self.lost}"
+        return f"{place}: the rule {line} stands above ours: {self.lost}"
 
 
 def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
@@ -65,7 +65,7 @@ def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
 
 
 def rules_above_ours(live: Ruleset, planned: Ruleset) -> Iterator[Shadow]:
-    """Yield each rule of others that stands before ours and may keep packets from them.
+    """Yield each rule of others that stands above ours and may keep packets from them.
 
     Of those that see only some of the packets ``lost`` is empty.
     """

@@ -586,10 +586,10 @@ def _nat_sees(at: _Position) -> bool:
 
 def _why_unseen(at: _Position) -> str:
     if at.packet.state == "INVALID":
-        return "nat does not look at packets of no connection"
+        return "nat skips packets that belong to no connection"
     if at.packet.state == "ESTABLISHED":
-        return "nat looks at the first packet of a connection alone"
-    return "nat has settled this connection already"
+        return "nat sees only the first packet of a connection"
+    return "nat has already decided about this connection"
 
 
 def _as_seen(at: _Position, table: str) -> Packet:
@@ -666,7 +666,7 @@ def _remarked(at: _Position, packet: Packet, whose: str) -> tuple[_Position, str
 def _zoned(at: _Position, target: t.CtZone) -> tuple[_Position, str]:
     # Tracking has begun, or another rule was first.
     if at.tracked or at.packet.zone:
-        return at, "its zone is settled already"
+        return at, "its zone is already set"
     packet = at.packet.replace(zone=target.zone)
     return at.replace(packet=packet), f"its connection is tracked in zone {target.zone}"
 

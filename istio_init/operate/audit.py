@@ -150,7 +150,7 @@ def audited(state: State, config: Config | None, run: Run) -> AuditResult:
 
 
 def _nothing_of_ours() -> Iterator[Finding]:
-    lost = "no rule of ours stands in any backend: no traffic is led to the proxy"
+    lost = "no rule of ours stands in any backend: no traffic is redirected to the proxy"
     yield Finding("absent", lost)
     for item in routes.live(frozenset(), ()):
         yield Finding("extra", _left_over(item), rule=str(item))
@@ -200,7 +200,7 @@ def _of_step(step: routes.Step, wanted: tuple[Item, ...]) -> Finding:
             lost = "the proxy cannot deliver inbound IPv6 connections, whose source it is"
     elif item.plain in wanted:
         kind = "duplicate"
-        lost = "the first decides; what deletes one of them leaves the others"
+        lost = "the first one decides; deleting one of them leaves the others"
     else:
         kind, lost = "extra", _left_over(item)
     flag = "-r" if isinstance(item, routes.LocalRoute) else "-t"
@@ -213,7 +213,7 @@ def _left_over(item: Item) -> str:
         case routes.PolicyRule(mark=mark):
             return f"packets with mark {mark:#x} stay in the pod, though no flag asks for it"
         case routes.LocalRoute():
-            return "every packet that is led to this table stays in the pod"
+            return "every packet that is looked up in this table stays in the pod"
         case _:
             return "left over from a run with IPv6: it changes nothing"
 
@@ -240,8 +240,8 @@ def _elsewhere(state: State, kind: str) -> Iterator[Finding]:
         except IstioInitError as error:
             tables = [f"they cannot be shown: {error}"]
         lost = (
-            f"a packet meets them and those in {kind}; whichever redirects it first decides, and "
-            "flags that changed since take no effect"
+            f"a packet meets them and those in {kind}; the one that redirects it first decides, "
+            "and flags that changed since take no effect"
         )
         yield Finding(
             "second-backend", lost, rule=f"rules of ours in {other} ({', '.join(tables)})"

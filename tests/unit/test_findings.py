@@ -143,7 +143,7 @@ def test_a_chain_of_another_configuration_is_named_with_what_leads_there() -> No
     more = found(NEW, led)
 
     assert (one.kind, one.rule) == ("extra", "-N ISTIO_OUTPUT_DNS")
-    assert one.consequence == "nothing leads into it: left over from another configuration"
+    assert one.consequence == "no rule jumps to it: left over from another configuration"
     assert [two.consequence for two in more] == [
         "outbound to anything is redirected to the proxy, though no flag asks for it",
         "packets are sent to it from ISTIO_OUTPUT, though no flag asks for it",
