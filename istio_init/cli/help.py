@@ -114,13 +114,14 @@ COMMANDS: tuple[CommandHelp, ...] = (
         CHECK_INJECT,
         INJECT,
         (
-            "Say for each workload of a manifest whether its pods would be injected, and why. Asks no "
-            "cluster unless --from-cluster says so. Ends with 0 whatever the answer, with 2 for bad "
-            "input and pods that would be refused; with --require, with 3 if any is not injected."
+            "Say for each workload of a manifest whether its pods would be injected, and why. "
+            "Asks no cluster unless --from-cluster says so. Ends with 0 whatever the answer, with "
+            "2 for bad input and pods that would be refused; with --require, with 3 if any is not "
+            "injected."
         ),
         (
             "istio-init check-inject -f app.yaml --namespace-labels istio-injection=enabled",
-            "istio-init check-inject -f app.yaml --namespace-labels istio.io/rev=a --revision a --explain",
+            "istio-init check-inject -f app.yaml --namespace-labels istio.io/rev=a -r a --explain",
             "istio-init check-inject -f app.yaml --from-cluster --context prod --format json",
             "istio-init check-inject --table --release 1.0",
         ),
@@ -130,8 +131,8 @@ COMMANDS: tuple[CommandHelp, ...] = (
         WEBHOOK,
         INJECT,
         (
-            "Serve the admission webhook, which injects pods of labelled namespaces as they are created. "
-            "Ends with 0 after SIGTERM, once every review is answered."
+            "Serve the admission webhook, which injects pods of labelled namespaces as they are "
+            "created. Ends with 0 after SIGTERM, once every review is answered."
         ),
         (
             "istio-init webhook --tls-cert-file tls.crt --tls-private-key-file tls.key",
@@ -176,6 +177,6 @@ EXIT_CODES = (
     ("0", "done, or already in place; audit and doctor found no problem"),
     ("1", "could not apply, clean or look; the previous rules are back in place"),
     ("2", "bad input; nothing was changed"),
-    ("3", "audit found drift"),
+    ("3", "audit found drift; with --require, a pod would not be injected"),
     ("126", "validation failed"),
 )
