@@ -39,8 +39,6 @@ PACKAGES = ("istio_init", "iptc", "click")
 PYTHON = f"python3.{sys.version_info.minor}"
 INTERPRETER = f"/usr/bin/{PYTHON}"
 HERE = Path(__file__).parent
-# Modules that stand for such as are imported and never used.
-UNUSED = HERE / "unused"
 STANDARD = Path(sysconfig.get_path("stdlib"))
 
 USERS = (("root", 0), ("istio-proxy", 1337), ("nobody", 65534))
@@ -118,9 +116,9 @@ def modules(packages: Path) -> dict[str, Path]:
     # By an interpreter that has not imported what this script needs.
     bare = (sys.executable, "-I", "-S", "-B")
     found: dict[str, Path] = {}
-    for line in lines_of(*bare, str(HERE / "imports.py"), str(UNUSED), str(packages)):
+    for line in lines_of(*bare, str(HERE / "imports.py"), str(packages)):
         path = Path(line)
-        for base in (UNUSED, packages, STANDARD):
+        for base in (packages, STANDARD):
             if path.is_relative_to(base):
                 found[str(path.relative_to(base))] = path
                 break

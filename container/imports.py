@@ -1,9 +1,9 @@
 """Lists the files of all modules that istio-init can come to import, a line each.
 
-    python3 -I -S -B imports.py FOLDER... PACKAGES
+    python3 -I -S -B imports.py PACKAGES
 
-Modules are looked for in the folders, from the first to the last, before the
-standard library; istio_init is in PACKAGES. Imports inside functions count too,
+Modules are looked for in the folder PACKAGES, in which istio_init is, before the
+standard library. Imports inside functions count too,
 those of the standard library included: what a function needs shows only when it
 is called, on somebody's node.
 """
@@ -23,9 +23,6 @@ NEVER_CALLED = frozenset(
         *("urllib", "webbrowser", "xmlrpc", "_pydecimal", "_testcapi", "_testinternalcapi"),
     }
 )
-# A library of which only what is imported at once is taken: it is large, and
-# there for entering namespaces.
-AT_ONCE_ALONE = "/pyroute2/"
 
 
 def statements(path: str) -> list[str]:
@@ -50,7 +47,7 @@ def loaded() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = sys.argv[1:]
+    sys.path.insert(0, sys.argv[1])
     sys.modules.update(dict.fromkeys(UNWANTED))  # type: ignore[arg-type]
     # After what may not be imported has been said.
     import ast
@@ -65,12 +62,12 @@ if __name__ == "__main__":
         libiptc.load(family)
     for codec in CODECS:
         importlib.import_module(codec)
-    own = sorted(glob.glob(f"{sys.argv[-1]}/istio_init/**/*.py", recursive=True))
+    own = sorted(glob.glob(f"{sys.argv[1]}/istio_init/**/*.py", recursive=True))
     read: set[str] = set()
     while waiting := sorted({*own, *loaded()} - read):
         for file in waiting:
             read.add(file)
-            if file.endswith(".py") and AT_ONCE_ALONE not in file:
+            if file.endswith(".py"):
                 for name in statements(file):
                     with contextlib.suppress(ImportError):
                         importlib.import_module(name)

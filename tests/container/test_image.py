@@ -219,7 +219,7 @@ def test_rules_of_others_may_use_what_ours_do_not(runtime: Runtime) -> None:
 
 
 def test_it_enters_the_namespace_of_another_pod(runtime: Runtime) -> None:
-    """For a node's tools; it is what the image has pyroute2 for."""
+    """For a node's tools."""
     context = Context(("NET_ADMIN", "NET_RAW", "SYS_ADMIN"))
     with Namespace() as own, Namespace() as pod, ExitStack() as stack:
         first = stack.enter_context(runtime.running(WAITS, pod=pod, context=Context(())))
