@@ -15,7 +15,7 @@ from istio_init.rules.ranges import FAMILIES, IPV6
 if TYPE_CHECKING:
     from typing import NoReturn, Protocol
 
-    from istio_init.apply.routes import Item, Step
+    from istio_init.apply.routes import Item, RouteStep
     from istio_init.log import Log
     from istio_init.rules.diff import TableChanges
     from istio_init.rules.model import Plan, Ruleset, Table
@@ -65,7 +65,7 @@ class ApplyResult(Record):
     """
 
     tables: tuple[tuple[Family, str], ...]
-    steps: tuple[Step, ...]
+    steps: tuple[RouteStep, ...]
     emptied: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
 
@@ -261,7 +261,7 @@ class Transaction:
         self._wanted = () if clean else routes.wanted(plan)
         self._routes_before: tuple[Item, ...] = ()
         self._marks: frozenset[int] = frozenset()
-        self._steps: tuple[Step, ...] = ()
+        self._steps: tuple[RouteStep, ...] = ()
 
     def run(self) -> ApplyResult:
         """Return what was changed; afterwards the live state is what was wanted.
@@ -300,7 +300,7 @@ class Transaction:
         ]
         return ApplyResult(tuple(tables), steps)
 
-    def _look(self) -> tuple[list[tuple[Ruleset, ...]], tuple[Step, ...]]:
+    def _look(self) -> tuple[list[tuple[Ruleset, ...]], tuple[RouteStep, ...]]:
         """Return the live tables of each side, and the route steps to be taken."""
         lives = [side.read() for side in self._sides]
         for live in lives:
@@ -328,12 +328,12 @@ class Transaction:
         emptied = tuple(side.name for side in self._sides if side.clean and side.written)
         return ApplyResult(tuple(written), steps, emptied, tuple(hidden))
 
-    def _take(self, steps: tuple[Step, ...]) -> None:
+    def _take(self, steps: tuple[RouteStep, ...]) -> None:
         if steps:
             signals.check()
             # Noted first: a step that fails may have been taken all the same.
             self._steps += steps
-            routes.take(steps)
+            routes.apply_steps(steps)
 
     def _explain_and_undo(self, error: IstioInitError) -> NoReturn:
         restored = self._undo()
@@ -370,4 +370,4 @@ class Transaction:
             rules = [item for item in before if isinstance(item, routes.PolicyRule)]
             hints = tuple(PolicyRoute(rule.family, rule.mark, rule.table) for rule in rules)
             now = routes.live(self._marks, (*self._plan.routes, *hints))
-            routes.take(routes.way_back(now, before))
+            routes.apply_steps(routes.restore_steps(now, before))

@@ -86,13 +86,13 @@ def audit_here(call: str, flags: dict[str, str], run: Run) -> AuditResult:
     """
     state = audit.look(run)
     if not call and not asks_for_rules(flags, os.environ):
-        return audit.audited(state, None, run)
+        return audit.compare(state, None, run)
     if not call:
-        live = audit.recognise(state) if state.installed else None
+        live = audit.infer(state) if state.installed else None
         call = ISTIO_IPTABLES if live and live.layout == LAYOUT_1_30 else APPLY
     resolved = prepare.resolve_call(call, flags)
     prepare.open_log(resolved)
-    return audit.audited(state, resolved.config, run)
+    return audit.compare(state, resolved.config, run)
 
 
 def _show(result: AuditResult, page: Page) -> None:

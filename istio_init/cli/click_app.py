@@ -22,8 +22,8 @@ from istio_init.cli.click_flags import (
     switch,
     write_examples,
 )
-from istio_init.cli.fast_arguments import COMPLETE_VARIABLE
 from istio_init.cli.help import AUDIT, COMPLETION, DOCTOR, EXPLAIN
+from istio_init.config.fast_arguments import COMPLETE_VARIABLE
 from istio_init.config.model import APPLY, COMMANDS, ISTIO_IPTABLES
 from istio_init.config.options import OPTIONS, PRINTING
 from istio_init.config.values import TRUE_WORDS
@@ -218,8 +218,8 @@ class _Program(click.Group):
         if entry is None:
             return None
         if entry.module:
-            command: click.Command = importlib.import_module(entry.module).command()
-            return command
+            module = importlib.import_module(entry.module)
+            return Command(cmd_name, module.run, module.parameters())
         return _MAKERS[cmd_name]()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

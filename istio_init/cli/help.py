@@ -1,8 +1,9 @@
 """The commands: what each is for, its help and its examples.
 
-A command of a new module takes one line in COMMANDS, with the module's name. The
-module has a function ``command()`` that returns the click command, and is imported
-when the command is called, completed or asked for its own help.
+A command with a module of its own takes one entry in COMMANDS, with the module's name.
+The module has the functions ``parameters()``, which returns click's parameters, and
+``run(**params)``, which returns the exit code; it is imported when the command is
+called, completed or asked for its own help.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from istio_init import planner
 from istio_init.apply import detect, routes
-from istio_init.config.model import LAYOUT_1_0
+from istio_init.config.model import BACKENDS, LAYOUT_1_0
 from istio_init.diagnose import findings as diagnosis
 from istio_init.diagnose.findings import Finding
 from istio_init.diagnose.infer import as_arguments, infer_config
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.apply.backend import Applier
-    from istio_init.apply.detect import Evidence, Kind
+    from istio_init.apply.detect import Evidence
     from istio_init.apply.routes import Item
-    from istio_init.config.model import Backend, Config, Run
+    from istio_init.config.model import Backend, BackendChoice, Config, Run
     from istio_init.rules.model import Plan
     from istio_init.rules.ranges import Family
 
@@ -37,17 +37,17 @@ VERSION = 1
 DRIFT = 3
 
 
-class State(Record):
+class LiveState(Record):
     """Our rules as they stand: in ``backend``, and whether in ``others`` too.
 
     ``backend`` is None where none of ours stand anywhere and none was asked for;
     ``unseen`` are those at which nobody can look without creating tables.
     """
 
-    backend: Kind | None
+    backend: Backend | None
     live: tuple[Ruleset, ...]
-    others: frozenset[Kind]
-    unseen: frozenset[Kind]
+    others: frozenset[Backend]
+    unseen: frozenset[Backend]
 
     @property
     def installed(self) -> bool:
@@ -75,18 +75,18 @@ class AuditResult(Record):
         return any(one.drift for one in self.findings)
 
 
-def look(run: Run) -> State:
+def look(run: Run) -> LiveState:
     """Return what stands in the backend asked for, or where rules of ours are.
 
     Raises:
         ApplyError: the kernel does not let this process look.
         UnsupportedError: the program that shows the rules is missing.
     """
-    made: dict[Backend | Kind, Applier] = {}
+    made: dict[BackendChoice, Applier] = {}
     evidence = detect.look(made)
     kind = _backend(evidence, run)
     if kind is None:
-        return State(None, (), frozenset(), evidence.unseen)
+        return LiveState(None, (), frozenset(), evidence.unseen)
     if kind in evidence.unseen:
         raise ApplyError(
             "cannot look at the rules without creating tables",
@@ -96,11 +96,11 @@ def look(run: Run) -> State:
         )
     applier = detect.applier(kind, made)
     live = tuple(_read(applier, family) for family in FAMILIES)
-    return State(kind, live, evidence.ours - {kind}, evidence.unseen)
+    return LiveState(kind, live, evidence.ours - {kind}, evidence.unseen)
 
 
-def _backend(evidence: Evidence, run: Run) -> Kind | None:
-    for kind in detect.KINDS:
+def _backend(evidence: Evidence, run: Run) -> Backend | None:
+    for kind in BACKENDS:
         if run.backend == kind or (run.backend == "auto" and kind in evidence.ours):
             return kind
     return None
@@ -116,7 +116,7 @@ def _read(applier: Applier, family: Family) -> Ruleset:
         raise
 
 
-def recognise(state: State) -> Config | None:
+def infer(state: LiveState) -> Config | None:
     """Return the config that the live rules come closest to, None without any of ours."""
     items = routes.live(ownership.traces(state.live).marks, ())
     rules = [one for one in items if isinstance(one, routes.PolicyRule)]
@@ -128,7 +128,7 @@ def recognise(state: State) -> Config | None:
     )
 
 
-def audited(state: State, config: Config | None, run: Run) -> AuditResult:
+def compare(state: LiveState, config: Config | None, run: Run) -> AuditResult:
     """Return how the live state differs from what a config plans.
 
     Without a config it is held against the one that is recognised in it.
@@ -136,7 +136,7 @@ def audited(state: State, config: Config | None, run: Run) -> AuditResult:
     Raises:
         ApplyError, UnsupportedError: what the plan rests on cannot be read.
     """
-    found = recognise(state) if config is None else config
+    found = infer(state) if config is None else config
     if found is None:
         return AuditResult(state.backend or "", None, True, tuple(_nothing_of_ours()))  # noqa: FBT003
     variants = [found]
@@ -156,7 +156,7 @@ def _nothing_of_ours() -> Iterator[Finding]:
         yield Finding("extra", _left_over(item), rule=str(item))
 
 
-def _held_against(state: State, config: Config, *, seen: bool) -> AuditResult:
+def _held_against(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     plan = planner.plan(config, host.gather(config))
     kind = state.backend or "legacy"
     live = state.live or tuple(Ruleset(family, ()) for family in FAMILIES)
@@ -189,7 +189,7 @@ def _with_tables(live: Ruleset, planned: Ruleset) -> Ruleset:
     return live.replace(tables=tuple(present.get(name) or added[name] for name in names))
 
 
-def _of_step(step: routes.Step, wanted: tuple[Item, ...]) -> Finding:
+def _of_step(step: routes.RouteStep, wanted: tuple[Item, ...]) -> Finding:
     """Return what a step that a run would take says about the live state."""
     item = step.item
     family = IPV6 if isinstance(item, routes.LoAddress) else item.family
@@ -218,7 +218,7 @@ def _left_over(item: Item) -> str:
             return "left over from a run with IPv6: it changes nothing"
 
 
-def _route_lines(steps: tuple[routes.Step, ...]) -> Iterator[str]:
+def _route_lines(steps: tuple[routes.RouteStep, ...]) -> Iterator[str]:
     if steps:
         yield "--- planned: ip rule, ip route, ip addr show dev lo"
         yield "+++ live: ip rule, ip route, ip addr show dev lo"
@@ -226,7 +226,7 @@ def _route_lines(steps: tuple[routes.Step, ...]) -> Iterator[str]:
         yield f"{'-' if step.verb == 'add' else '+'}{step.item}"
 
 
-def _elsewhere(state: State, kind: str) -> Iterator[Finding]:
+def _elsewhere(state: LiveState, kind: str) -> Iterator[Finding]:
     """Yield where else rules of ours stand."""
     for other in sorted(state.others):
         try:
