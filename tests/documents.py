@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from istio_init.rules.model import Chain
     from istio_init.rules.ranges import Family
+from istio_init.inject import webhooks
+from istio_init.inject.annotations import markdown_table
+from istio_init.inject.gates import reasons_table
+from istio_init.inject.generation import NEW, OLD, Generation
+from istio_init.inject.status_table import markdown, status_table
 
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"
@@ -190,12 +195,21 @@ def _flag_cell(flag: str, layout: str) -> str:
     return f"{cell}, annotation `{annotation}`" if annotation else cell
 
 
+def injected(release: Generation) -> str:
+    """Return the injection status table of a release, in an installation without settings."""
+    return markdown(status_table(release, webhooks.installation(release)))
+
+
 # A page, the mark in it, and what stands between the mark and its end.
 _TABLES = (
     ("flags.md", "flags", flag_table),
     ("rules.md", "rules of 1.0", partial(rule_table, LAYOUT_1_0)),
     ("rules.md", "rules of 1.30", partial(rule_table, LAYOUT_1_30)),
     ("cost.md", "costs", cost_table),
+    ("injection.md", "annotations", markdown_table),
+    ("injection.md", "reasons", reasons_table),
+    ("injection.md", "status 1.0", lambda: injected(OLD)),
+    ("injection.md", "status 1.30", lambda: injected(NEW)),
 )
 
 

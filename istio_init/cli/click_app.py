@@ -218,8 +218,8 @@ class _Program(click.Group):
         if entry is None:
             return None
         if entry.module:
-            module = importlib.import_module(entry.module)
-            return Command(cmd_name, module.run, module.parameters())
+            command: click.Command = importlib.import_module(entry.module).command()
+            return command
         return _MAKERS[cmd_name]()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -1,9 +1,8 @@
 """The commands: what each is for, its help and its examples.
 
 A command with a module of its own takes one entry in COMMANDS, with the module's name.
-The module has the functions ``parameters()``, which returns click's parameters, and
-``run(**params)``, which returns the exit code; it is imported when the command is
-called, completed or asked for its own help.
+The module has a function ``command()`` that returns the click command; it is imported
+when the command is called, completed or asked for its own help.
 """
 
 from __future__ import annotations
@@ -18,13 +17,16 @@ if TYPE_CHECKING:
 AUDIT = "audit"
 DOCTOR = "doctor"
 EXPLAIN = "explain"
+CHECK_INJECT = "check-inject"
+WEBHOOK = "webhook"
 COMPLETION = "completion"
 
 CHANGE = "Change the rules"
 LOOK = "Look, and change nothing"
+INJECT = "Inject the sidecar"
 SHELL = "For your shell"
 # The sections of the help, in order; those without a command are left out.
-PURPOSES = (CHANGE, LOOK, SHELL)
+PURPOSES = (CHANGE, LOOK, INJECT, SHELL)
 
 
 class CommandHelp(Record):
@@ -107,6 +109,39 @@ COMMANDS: tuple[CommandHelp, ...] = (
         "Check whether this host can apply the plan; write nothing. Takes the flags of the run; "
         "without any it plans what Istio's injection template asks for.",
         ("istio-init doctor", "istio-init doctor istio-iptables -m TPROXY -b '*' --ipv6"),
+    ),
+    CommandHelp(
+        CHECK_INJECT,
+        INJECT,
+        (
+            "Say for each workload of a manifest whether its pods would be injected, and why. "
+            "Asks no cluster unless --from-cluster says so. Ends with 0 whatever the answer, with "
+            "2 for bad input and pods that would be refused; with --require, with 3 if any is not "
+            "injected."
+        ),
+        (
+            "istio-init check-inject -f app.yaml --namespace-labels istio-injection=enabled",
+            (
+                "istio-init check-inject -f app.yaml --namespace-labels istio.io/rev=a "
+                "--revision a --explain"
+            ),
+            "istio-init check-inject -f app.yaml --from-cluster --context prod --format json",
+            "istio-init check-inject --table --release 1.0",
+        ),
+        module="istio_init.cli.check_inject",
+    ),
+    CommandHelp(
+        WEBHOOK,
+        INJECT,
+        (
+            "Serve the admission webhook, which injects pods of labelled namespaces as they are "
+            "created. Ends with 0 after SIGTERM, once every review is answered."
+        ),
+        (
+            "istio-init webhook --tls-cert-file tls.crt --tls-private-key-file tls.key",
+            "istio-init webhook --inject-config config --values values --manage-certificates",
+        ),
+        module="istio_init.cli.webhook",
     ),
     CommandHelp(
         COMPLETION,
