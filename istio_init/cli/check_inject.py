@@ -93,7 +93,7 @@ def run(*, form: str, **flags: Any) -> int:  # noqa: ANN401 - one for each of th
         if form == "json":
             from istio_init.cli import result
 
-            result.print_error(failure)
+            result.print_error(failure, "error")
         return failure.exit_code
 
 

@@ -121,10 +121,7 @@ COMMANDS: tuple[CommandHelp, ...] = (
         ),
         (
             "istio-init check-inject -f app.yaml --namespace-labels istio-injection=enabled",
-            (
-                "istio-init check-inject -f app.yaml --namespace-labels istio.io/rev=a "
-                "--revision a --explain"
-            ),
+            "istio-init check-inject -f app.yaml --namespace-labels istio.io/rev=a -r a --explain",
             "istio-init check-inject -f app.yaml --from-cluster --context prod --format json",
             "istio-init check-inject --table --release 1.0",
         ),
@@ -180,6 +177,6 @@ EXIT_CODES = (
     ("0", "done, or already in place; audit and doctor found no problem"),
     ("1", "could not apply, clean or look; the previous rules are back in place"),
     ("2", "bad input; nothing was changed"),
-    ("3", "audit found drift"),
+    ("3", "audit found drift; with --require, a pod would not be injected"),
     ("126", "validation failed"),
 )
