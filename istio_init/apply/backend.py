@@ -98,7 +98,7 @@ class BackendChanges:
 
     def read(self) -> tuple[Ruleset, ...]:
         """Return the live tables of both families; IPv6's only where the kernel has them."""
-        found = []
+        rulesets = []
         for family in FAMILIES:
             signals.check()
             planned = self._plan.ruleset(family)
@@ -113,8 +113,8 @@ class BackendChanges:
             except TableChangedError as error:
                 raise self._restless() from error
             self._before.setdefault(family, live)
-            found.append(live)
-        return tuple(found)
+            rulesets.append(live)
+        return tuple(rulesets)
 
     def _can_do_without(self, family: Family, needed: frozenset[str]) -> bool:
         from istio_init.kernel.host import has_ipv6
@@ -182,7 +182,7 @@ class BackendChanges:
 
     def _restless(self) -> ApplyError:
         return ApplyError(
-            "the tables do not stand still",
+            "the tables kept changing while they were read",
             where=f"backend {self.name}",
             why=f"another program changed them during each of {_TRIES} tries",
             remedy="stop the program that writes rules without taking the xtables lock",
@@ -194,36 +194,38 @@ class BackendChanges:
         Raises:
             TableChangedError: another program wrote at the same time.
         """
-        found = _differences(live, results)
-        if not found:
+        pending = _differences(live, results)
+        if not pending:
             return
         # A connection that both the old and the new rules capture, in different
         # tables, has to be captured between the two commits too.
-        found.sort(key=_gives_up_traffic)
-        self.written |= dict.fromkeys((change.family, change.table) for change in found)
+        pending.sort(key=_gives_up_traffic)
+        self.written |= dict.fromkeys((change.family, change.table) for change in pending)
         try:
-            self._applier.commit(tuple(found), results)
+            self._applier.commit(tuple(pending), results)
         except IstioInitError as error:
-            if self._disturbed(live, found):
+            if self._disturbed(live, pending):
                 raise TableChangedError from error
             raise
-        if any(table != change.result for change, table in self._written_tables(found)):
+        if any(table != change.result for change, table in self._written_tables(pending)):
             raise TableChangedError
 
-    def _written_tables(self, found: list[TableChanges]) -> list[tuple[TableChanges, Table | None]]:
+    def _written_tables(
+        self, pending: list[TableChanges]
+    ) -> list[tuple[TableChanges, Table | None]]:
         """Return each change with the table as it stands now."""
         now: dict[Family, Ruleset] = {}
-        for family in dict.fromkeys(change.family for change in found):
-            tables = frozenset(change.table for change in found if change.family == family)
+        for family in dict.fromkeys(change.family for change in pending):
+            tables = frozenset(change.table for change in pending if change.family == family)
             now[family] = self._applier.read(family, tables)
-        return [(change, now[change.family].table(change.table)) for change in found]
+        return [(change, now[change.family].table(change.table)) for change in pending]
 
-    def _disturbed(self, live: tuple[Ruleset, ...], found: list[TableChanges]) -> bool:
+    def _disturbed(self, live: tuple[Ruleset, ...], pending: list[TableChanges]) -> bool:
         """Whether a table is neither as it was read nor as it was to become."""
         old = {one.family: one for one in live}
         return any(
             table not in (change.result, old[change.family].table(change.table))
-            for change, table in self._written_tables(found)
+            for change, table in self._written_tables(pending)
         )
 
 

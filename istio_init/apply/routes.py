@@ -1,4 +1,4 @@
-"""Policy rules, local routes and the address on lo: what is ours, and the way to what is wanted."""
+"""Policy rules, local routes and the address on lo: the owned ones, and the steps to the plan."""
 
 from __future__ import annotations
 
@@ -136,11 +136,11 @@ def marks_to_local_routes(marks: frozenset[int]) -> tuple[PolicyRoute, ...]:
     Raises:
         ApplyError: netlink does not answer.
     """
-    found = live(marks, ())
-    local = {(item.family, item.table) for item in found if isinstance(item, LocalRoute)}
+    items = live(marks, ())
+    local = {(item.family, item.table) for item in items if isinstance(item, LocalRoute)}
     return tuple(
         PolicyRoute(item.family, item.mark, item.table)
-        for item in found
+        for item in items
         if isinstance(item, PolicyRule) and (item.family, item.table) in local
     )
 
@@ -231,14 +231,14 @@ def _marked_rules() -> list[PolicyRule]:
 
 def _routes() -> tuple[tuple[LocalRoute, ...], set[tuple[Family, int]]]:
     """Return the local default routes over lo, and the tables that hold any route."""
-    found = []
+    local_routes = []
     filled: set[tuple[Family, int]] = set()
     for family in FAMILIES:
         for route in _listed(rtnetlink.routes, family):
             filled.add((family, route.table))
             if route.local:
-                found.append(LocalRoute(family, route.table, route.protocol, route.metric))
-    return tuple(found), filled
+                local_routes.append(LocalRoute(family, route.table, route.protocol, route.metric))
+    return tuple(local_routes), filled
 
 
 def _listed(dump: Callable[[Family], list[T]], family: Family) -> list[T]:

@@ -100,10 +100,10 @@ def _show(result: AuditResult, page: Page) -> None:
 
     config = result.config
     if config is None:
-        page.line("nothing of ours was recognised", "head")
+        page.line("no rules of istio-init or of a sidecar were recognised", "head")
     else:
-        stands = f"backend {result.backend}" if result.backend else "no backend holds rules of ours"
-        how = "recognised" if result.seen else "held against the flags given"
+        stands = f"backend {result.backend}" if result.backend else "no backend holds these rules"
+        how = "inferred from the live rules" if result.seen else "compared with the flags"
         page.line(f"layout {config.layout}, {config.mode}, {stands}; {how}", "head")
         if result.seen:
             # Without flags nobody knows what was meant: this is what stands.

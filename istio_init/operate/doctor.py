@@ -147,13 +147,13 @@ def _configuration(release: str) -> dict[str, str]:
 
 
 def checks(plan: Plan, run: Run) -> Iterator[Check]:
-    """Yield what stands for or against putting a plan in place here."""
-    backend, found = _backend(run)
+    """Yield the checks of whether this host can apply a plan."""
+    backend, of_backend = _backend(run)
     yield from _capabilities(backend, run)
     yield from _user_namespace(plan)
     yield _root()
     yield from _lock()
-    yield from found
+    yield from of_backend
     yield from _tools(backend)
     kernel = Kernel()
     yield from _features(plan, backend, kernel)
@@ -171,31 +171,31 @@ def _backend(run: Run) -> tuple[str, list[Check]]:
     except IstioInitError as error:
         remedy = error.remedy or "see the capabilities"
         return "", [Check(name, "problem", _what(error), remedy)]
-    found = []
+    checks = []
     if kind not in evidence.available:
         text = f"this kernel has nothing for --backend {kind}"
         others = " or ".join(sorted(evidence.available)) or "none"
-        found.append(Check(name, "problem", text, f"use --backend {others}"))
+        checks.append(Check(name, "problem", text, f"use --backend {others}"))
     else:
-        by = "as asked for" if run.backend == kind else _why(kind, evidence)
-        found.append(Check(name, "ok", f"{kind}, {by}"))
+        by = "as --backend says" if run.backend == kind else _why(kind, evidence)
+        checks.append(Check(name, "ok", f"{kind}, {by}"))
     for other in BACKENDS:
         if other != kind and other in evidence.ours:
-            text = f"rules of ours stand in {other} too: a run removes them there"
-            found.append(Check(name, "note", text))
+            text = f"{other} holds rules of istio-init too; a run removes them"
+            checks.append(Check(name, "note", text))
         elif other != kind and other in evidence.others:
             text = f"other programs have rules in {other}, which every packet meets too"
-            found.append(Check(name, "note", text))
+            checks.append(Check(name, "note", text))
     if evidence.unseen:
         named = ", ".join(sorted(evidence.unseen))
         text = f"this user namespace may not know which tables of {named} exist"
-        found.append(Check(name, "note", text))
-    return kind, found
+        checks.append(Check(name, "note", text))
+    return kind, checks
 
 
 def _why(kind: str, evidence: Evidence) -> str:
     if kind in evidence.ours:
-        return "where rules of ours stand"
+        return "it holds rules of istio-init already"
     return "where others have rules" if kind in evidence.others else "the first that there is"
 
 

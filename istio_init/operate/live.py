@@ -40,7 +40,7 @@ def read(family: Family) -> LiveRules:
     """
     made: dict[BackendChoice, Applier] = {}
     evidence = detect.look(made)
-    found: list[Rules] = []
+    present: list[Rules] = []
     notes: list[str] = []
     for kind in BACKENDS:
         if kind in evidence.ours | evidence.others:
@@ -50,14 +50,14 @@ def read(family: Family) -> LiveRules:
                 notes.append(f"not looked at: {error}")
                 continue
             if ruleset.tables:
-                found.append(Rules(ruleset, kind))
+                present.append(Rules(ruleset, kind))
             if kind == NATIVE:
                 notes += _strange(ruleset)
         elif kind in evidence.unseen:
             notes.append(f"not looked at: reading the tables of backend {kind} would create them")
-    if sum(rules.ruleset.table("nat") is not None for rules in found) > 1:
-        notes.append("several backends have a nat table: the one registered first is asked first")
-    return LiveRules(tuple(found), (*notes, *_of_others(family)))
+    if sum(rules.ruleset.table("nat") is not None for rules in present) > 1:
+        notes.append("several backends have a nat table; the one registered first runs first")
+    return LiveRules(tuple(present), (*notes, *_of_others(family)))
 
 
 def _strange(ruleset: Ruleset) -> Iterator[str]:

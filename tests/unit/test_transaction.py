@@ -291,7 +291,7 @@ def test_another_writer_that_never_ends_is_named_and_the_run_taken_back() -> Non
         backend.at(len(backend.calls) + 1, write)
 
     backend.at(3, write)
-    with pytest.raises(ApplyError, match="do not stand still"):
+    with pytest.raises(ApplyError, match="kept changing while they were read"):
         run(TPROXY, backend)
 
 
