@@ -67,10 +67,10 @@ def parameters() -> list[click.Parameter]:
                 help="Read labels, webhooks and the inject config from the cluster."),
         _option("--kubeconfig", default="", metavar="FILE", help="With --from-cluster."),
         _option("--context", default="", metavar="NAME", help="With --from-cluster."),
-        _option("-i", "--istioNamespace", "istio_namespace", default="istio-system",
-                metavar="NAME", help="Namespace of the injector's ConfigMaps."),
         _option("--injectConfigMapName", "config_map", default="", metavar="NAME",
                 help="ConfigMap of the inject config. [default: istio-sidecar-injector]"),
+        _option("-i", "--istioNamespace", "istio_namespace", default="",
+                metavar="NAME", help="Namespace of that ConfigMap. [default: istio-system]"),
         _option("--explain", is_flag=True,
                 help="Show every rule that was looked at, and what to change."),
         _option("--table", is_flag=True,
@@ -208,7 +208,7 @@ def _policy(cluster: Cluster | None, flags: _Flags) -> InjectionPolicy:
             revision=flags.revision,
             inject_config_map=flags.config_map,
         )
-        config = SettingsFile(settings.inject_config, f"ConfigMap of {flags.istio_namespace}")
+        config = SettingsFile(settings.inject_config, settings.name)
     else:
         config = SettingsFile(builtin.text(builtin.INJECT_CONFIG), builtin.INJECT_CONFIG)
     policy = load_settings(config).policy
