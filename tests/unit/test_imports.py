@@ -40,6 +40,7 @@ BESIDE_THE_START = "inject"
 WITH_LIBRARY = {
     "istio_init.cli.click_app": {"click"},
     "istio_init.cli.check_inject": {"click"},
+    "istio_init.cli.webhook": {"click"},
 }
 
 
