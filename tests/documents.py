@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from istio_init.config.options import OPTIONS
-from istio_init.inject import webhooks
+from istio_init.inject import builtin, webhooks
 from istio_init.inject.annotations import markdown_table
 from istio_init.inject.gates import reasons_table
 from istio_init.inject.generation import NEW, OLD, Generation
@@ -19,6 +19,7 @@ from istio_init.inject.status_table import markdown, status_table
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"
 DOCS = _ROOT / "docs"
+CONFIGURATION = _ROOT / "container" / "kubernetes" / "injector" / "configuration.yaml"
 MEASURED = _ROOT / "scripts" / "bench.json"
 # The rows of the table of costs; the benchmark has more.
 _ROWS = (
@@ -89,6 +90,15 @@ _TABLES = (
 )
 
 
+def configuration() -> str:
+    """Return the ConfigMap that the webhook's manifests install."""
+    return (
+        "# What is injected: the configuration that istio-init has built in, as\n"
+        "# `istio-init inject --print-config` prints it. The webhook reads it again when it changes.\n"
+        + builtin.config_map("istio-init-injector")
+    )
+
+
 def pages() -> tuple[Path, ...]:
     """Return the README and every page of docs/."""
     return (README, *sorted(DOCS.glob("*.md")))
@@ -106,5 +116,6 @@ def brought_up_to_date(page: Path) -> str:
 
 
 if __name__ == "__main__":
+    CONFIGURATION.write_text(configuration(), encoding="utf-8")
     for _page in pages():
         _page.write_text(brought_up_to_date(_page), encoding="utf-8")

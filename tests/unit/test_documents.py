@@ -10,7 +10,14 @@ from urllib.parse import unquote
 import pytest
 
 from istio_init.cli import main
-from tests.documents import DOCS, README, brought_up_to_date, pages
+from tests.documents import (
+    CONFIGURATION,
+    DOCS,
+    README,
+    brought_up_to_date,
+    configuration,
+    pages,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +42,10 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
             assert (page.parent / unquote(target)).exists(), target
     for path in _PATH.findall(text):
         assert (README.parent / path).exists(), path
+
+
+def test_the_webhooks_manifests_install_what_is_built_in() -> None:
+    assert CONFIGURATION.read_text(encoding="utf-8") == configuration()
 
 
 def test_readme_is_short_and_names_every_page() -> None:
