@@ -93,8 +93,8 @@ _TABLES = (
 def configuration() -> str:
     """Return the ConfigMap that the webhook's manifests install."""
     return (
-        "# What is injected: the configuration that istio-init has built in, as\n"
-        "# `istio-init inject --print-config` prints it. The webhook reads it again when it changes.\n"
+        "# What is injected: the configuration that is built in, as `istio-init inject --print-config`\n"
+        "# prints it. The webhook reads it again when it changes.\n"
         + builtin.config_map("istio-init-injector")
     )
 
