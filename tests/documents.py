@@ -93,8 +93,8 @@ _TABLES = (
 def configuration() -> str:
     """Return the ConfigMap that the webhook's manifests install."""
     return (
-        "# What is injected: the configuration that is built in, as `istio-init inject --print-config`\n"
-        "# prints it. The webhook reads it again when it changes.\n"
+        "# What is injected: the configuration that is built in, which `istio-init inject\n"
+        "# --print-config` prints. The webhook reads it again when it changes.\n"
         + builtin.config_map("istio-init-injector")
     )
 
