@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from istio_init.inject.problems import InjectionError, Problem, Where, note
 from istio_init.inject.record import has_records, match_record, record_of, text_before
-from istio_init.inject.splice import Edit, NoSpliceError, apply, edits, line_end, same, text_end
+from istio_init.inject.splice import Edit, NoSpliceError, apply, edits, ends_in_block_scalar, line_end, same, text_end
 from istio_init.inject.style import Style, block, json_style_of, json_text, style_of
 from istio_init.inject.yaml import BOM, Document, decode, iterate_documents, load_documents
 
@@ -111,9 +111,12 @@ class _Writer:
         *,
         record: bool,
     ) -> None:
-        self.text, self.source, self.change, self.trust = text, source, change, trust
+        self.source, self.change, self.trust = source, change, trust
         self.leave_records = record
         self.newline = "\r\n" if text[: text.find("\n")].endswith("\r") else "\n"
+        # Every line is whole while the text is put together.
+        self.is_bare = not text.endswith("\n")
+        self.text = text + self.newline if self.is_bare else text
         self.has_records = has_records(text)
         self.notes: list[Problem] = []
         self.changed = 0
@@ -122,7 +125,8 @@ class _Writer:
 
     def finished(self) -> str:
         """Return the whole text."""
-        return "".join([*self._parts, self.text[self._position :]])
+        text = "".join([*self._parts, self.text[self._position :]])
+        return text.removesuffix(self.newline) if self.is_bare else text
 
     def _put(self, start: int, end: int, text: str) -> None:
         self._parts += [self.text[self._position : start], text]
@@ -135,14 +139,19 @@ class _Writer:
     def document(self, document: Document) -> None:
         """Write one document."""
         where = Where(file=self.source, document=document.number, line=document.line)
-        if document.is_json or self._is_json(document):
+        if document.is_json:
             self._json(document, where)
         elif document.node is not None:
-            self._yaml(document, where)
+            end = line_end(self.text, text_end(self.text, document.node))
+            record = match_record(self.text, end) if self.has_records else None
+            if record or not self._is_json(document):
+                self._yaml(document, where, end, record)
+            else:
+                self._json(document, where)
 
     def _is_json(self, document: Document) -> bool:
         """Whether a document among others in YAML is written in JSON."""
-        if document.node is None or not getattr(document.node, "flow_style", False):
+        if not getattr(document.node, "flow_style", False):
             return False
         try:
             json.loads(self.text[document.start : document.end])
@@ -160,16 +169,14 @@ class _Writer:
             self._note(where, "JSON was written anew", _SOME_CHANGED)
         self._put(document.start, document.end, json_text(new, style))
 
-    def _yaml(self, document: Document, where: Where) -> None:
-        end = line_end(self.text, text_end(self.text, document.node))
+    def _yaml(
+        self, document: Document, where: Where, end: int, record: re.Match[str] | None
+    ) -> None:
         base = _Base(document, self.text, document.start, end)
         rest = end
-        record = match_record(self.text, end) if self.has_records else None
         if record:
             rest = record.end()
-            if not record[2]:
-                # The line break in front of the record came with it.
-                base = replace(base, end=end - len(self.newline))
+            base = replace(base, end=record.start("line"))
             base = self._restored(base, record) or base
         new = self.change(ManifestDocument(base.document.value, document.value, where))
         if same(base.document.value, new):
@@ -179,8 +186,7 @@ class _Writer:
         changes = self._edits(base, new, where)
         text = apply(base.content, changes)
         if self.leave_records:
-            comment = record_of(base.content, changes)
-            text += comment + self.newline if text.endswith("\n") else self.newline + comment
+            text += record_of(base.content, changes) + self.newline
         self._put(document.start, rest, text)
 
     def _restored(self, live: _Base, record: re.Match[str]) -> _Base | None:
@@ -206,6 +212,8 @@ class _Writer:
         document = base.document
         style = style_of(base.text, document.node, newline=self.newline)
         try:
+            if self.is_bare and ends_in_block_scalar(document.node):
+                raise NoSpliceError("its last line is a text without a line break")  # noqa: TRY301
             changes = edits(base.text, document.node, document.value, new, style)
         except NoSpliceError as problem:
             self._note(where, "the document was written anew, without comments", str(problem))
