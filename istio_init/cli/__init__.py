@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from istio_init.cli import fast_arguments
+from istio_init.config import fast_arguments
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import click
 
 from istio_init import __version__
 from istio_init.cli import apply, packet, result
-from istio_init.cli.fast_arguments import COMPLETE_VARIABLE
 from istio_init.cli.packet import INBOUND, OUTBOUND
+from istio_init.config.fast_arguments import COMPLETE_VARIABLE
 from istio_init.config.model import (
     APPLY,
     BACKENDS,

@@ -5,7 +5,8 @@ A pod is a dict with ``metadata`` and ``spec``. No function changes what it is g
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from istio_init.inject.names import PROXY
 
@@ -18,7 +19,8 @@ CONTAINERS = "containers"
 INIT_CONTAINERS = "initContainers"
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """Where a container stands: the name of the list in the spec, and the index in it."""
 
     field: str
@@ -104,7 +106,7 @@ def metadata_map(pod: JsonMap, field: str) -> dict[str, str]:
     return pod["metadata"].get(field) or {}
 
 
-def annotations(pod: JsonMap) -> dict[str, str]:
+def annotations_of(pod: JsonMap) -> dict[str, str]:
     """Return the pod's annotations."""
     return metadata_map(pod, "annotations")
 
@@ -121,13 +123,13 @@ def with_annotations(pod: JsonMap, added: Mapping[str, str]) -> JsonMap:
     """Return the pod with some annotations set."""
     if not added:
         return pod
-    return with_metadata_map(pod, "annotations", {**annotations(pod), **added})
+    return with_metadata_map(pod, "annotations", {**annotations_of(pod), **added})
 
 
 def without_annotations(pod: JsonMap, keys: Iterable[str]) -> JsonMap:
     """Return the pod without some annotations."""
     gone = frozenset(keys)
-    kept = {key: value for key, value in annotations(pod).items() if key not in gone}
-    if len(kept) == len(annotations(pod)):
+    kept = {key: value for key, value in annotations_of(pod).items() if key not in gone}
+    if len(kept) == len(annotations_of(pod)):
         return pod
     return with_metadata_map(pod, "annotations", kept)

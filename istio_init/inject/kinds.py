@@ -34,30 +34,28 @@ _CRON_JOB: Final[tuple[Path, Path]] = (
 _LIST: Final = ("v1", "List")
 _REPLICATION_CONTROLLER: Final = ("v1", "ReplicationController")
 
+# Istio knows these kinds in every version: what an older API server had under
+# apps/v1beta1 is injected by 1.30 too.
+_VERSIONS: Final[dict[str, tuple[str, ...]]] = {
+    "Pod": ("v1",),
+    "ReplicationController": ("v1",),
+    **dict.fromkeys(
+        ("Deployment", "DaemonSet", "ReplicaSet", "StatefulSet"),
+        ("apps/v1", "apps/v1beta2", "apps/v1beta1", "extensions/v1beta1"),
+    ),
+    "Job": ("batch/v1",),
+    "CronJob": ("batch/v1", "batch/v1beta1", "batch/v2alpha1"),
+    "DeploymentConfig": ("apps.openshift.io/v1", "v1"),
+}
+_PLACES: Final[dict[str, tuple[Path, Path]]] = {"Pod": _POD, "CronJob": _CRON_JOB}
+
 PLACES: Final[dict[Generation, dict[tuple[str, str], tuple[Path, Path]]]] = {
-    OLD: {
-        ("v1", "Pod"): _POD,
-        _REPLICATION_CONTROLLER: _TEMPLATE,
-        ("extensions/v1beta1", "Deployment"): _TEMPLATE,
-        ("extensions/v1beta1", "DaemonSet"): _TEMPLATE,
-        ("extensions/v1beta1", "ReplicaSet"): _TEMPLATE,
-        ("batch/v1", "Job"): _TEMPLATE,
-        ("batch/v2alpha1", "CronJob"): _CRON_JOB,
-        ("apps/v1beta1", "StatefulSet"): _TEMPLATE,
-        ("v1", "DeploymentConfig"): _TEMPLATE,
-        ("apps.openshift.io/v1", "DeploymentConfig"): _TEMPLATE,
-    },
-    NEW: {
-        ("v1", "Pod"): _POD,
-        _REPLICATION_CONTROLLER: _TEMPLATE,
-        ("apps/v1", "Deployment"): _TEMPLATE,
-        ("apps/v1", "DaemonSet"): _TEMPLATE,
-        ("apps/v1", "ReplicaSet"): _TEMPLATE,
-        ("apps/v1", "StatefulSet"): _TEMPLATE,
-        ("batch/v1", "Job"): _TEMPLATE,
-        ("batch/v1", "CronJob"): _CRON_JOB,
-        ("apps.openshift.io/v1", "DeploymentConfig"): _TEMPLATE,
-    },
+    generation: {
+        (version, kind): _PLACES.get(kind, _TEMPLATE)
+        for kind, versions in _VERSIONS.items()
+        for version in versions
+    }
+    for generation in (OLD, NEW)
 }
 """Where metadata and spec of the pod stand, by generation and by version and kind."""
 

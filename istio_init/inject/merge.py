@@ -31,13 +31,12 @@ def strategic_merge(old: JsonMap, patch: JsonMap, kind: FieldType = POD) -> Json
 
 
 def _merge_map(old: JsonMap, patch: JsonMap, kind: FieldType, path: str) -> JsonMap:
-    match patch.get(_PATCH, ...):
-        case "replace":
+    if _PATCH in patch:
+        if patch[_PATCH] == "replace":
             return {key: without_directives(item) for key, item in patch.items() if key != _PATCH}
-        case "delete":
+        if patch[_PATCH] == "delete":
             return {}
-        case other if other is not ...:
-            raise _refused(f"{_PATCH} is replace or delete, not {quoted(other)}", path)
+        raise _refused(f"{_PATCH} is replace or delete, not {quoted(patch[_PATCH])}", path)
     result = _retained(old, patch, path) if _RETAIN in patch else dict(old)
     for key, item in patch.items():
         if key == _RETAIN:
@@ -186,16 +185,23 @@ def _merge_set(old: list[Any], patch: list[Any]) -> list[Any]:
 
 
 def without_directives(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return a new part of the patch as a value: without nulls and ``$`` directives."""
+    """Return a new part of the patch as a value: without nulls, directives and what they delete."""
     if isinstance(value, dict):
         return {
             key: without_directives(item)
             for key, item in value.items()
-            if item is not None and key not in (_PATCH, _RETAIN)
+            if item is not None and key not in (_PATCH, _RETAIN) and not _deletes(item)
         }
     if isinstance(value, list):
-        return [without_directives(item) for item in value]
+        return [without_directives(item) for item in value if not _deletes(item)]
     return value
+
+
+def _deletes(item: Any) -> bool:  # noqa: ANN401 - JSON
+    """Whether a part of the patch only takes something away."""
+    if not isinstance(item, dict) or _PATCH not in item:
+        return False
+    return item[_PATCH] == "delete" or len(item) == 1
 
 
 def _refused(what: str, path: str) -> InjectionError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from istio_init.inject.generation import NEW, OLD
 from istio_init.inject.pod_values import go_json
-from istio_init.inject.problems import InjectionError, Problem, Where, error, quoted
+from istio_init.inject.problems import NOWHERE, InjectionError, Problem, Where, error, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,6 +113,8 @@ _DEFAULT_MESH: dict[Generation, JsonMap] = {
     },
     OLD: {"proxyListenPort": 15001},
 }
+# Types whose zero is not the same as nothing at all.
+_KEEP_ZERO = ("I", "B", "m")
 # Of the names of a service for tracing, the last one that is given counts.
 _ONE_OF = {"serviceCluster": "tracingServiceName", "tracingServiceName": "serviceCluster"}
 
@@ -150,13 +152,13 @@ def mesh_config(data: object, generation: Generation) -> JsonMap:
     return mesh
 
 
-def proxy_config(data: object, where: Where | None = None) -> JsonMap:
+def proxy_config(data: object, where: Where = NOWHERE) -> JsonMap:
     """Return the ProxyConfig that the data of an annotation ``proxy.istio.io/config`` holds.
 
     Unknown fields are left out, as Istio 1.30 does. Raises an InjectionError, whose
     problems stand at ``where``, for values of a wrong type.
     """
-    reader = _Messages(NEW, where or Where())
+    reader = _Messages(NEW, where)
     given = reader.message(data, _PROXY[NEW], "")
     reader.finish()
     return given
@@ -193,13 +195,14 @@ def proxy_config_json(config: Mapping[str, Any]) -> str:
         if value is None or (key in default and _same(value, default[key], kind)):
             continue
         if kind == "d":
-            value = duration_json(value)
-        elif kind not in ("I", "B", "m") and value in ("", 0, False, [], {}):
-            continue
-        elif kind.split("|")[0] == value:
-            continue
-        result[key] = dict(sorted(value.items())) if kind == "{s}" else value
-    return go_json(result)
+            result[key] = duration_json(value)
+        elif kind == "{s}":
+            result[key] = dict(sorted(value.items()))
+        elif kind in _KEEP_ZERO or (value and value != kind.split("|")[0]):
+            result[key] = value
+    return go_json(
+        {key: value for key, value in result.items() if value or _PROXY[NEW][key] in _KEEP_ZERO}
+    )
 
 
 def _same(value: object, default: object, kind: str) -> bool:
@@ -216,7 +219,10 @@ def duration_seconds(text: str) -> Fraction:
     if len(text) > _LONGEST_DURATION or not _DURATION.fullmatch(text):
         raise ValueError(f"{quoted(text)} is no duration such as 45s or 1m30s")
     seconds = sum(
-        (Fraction(number.strip(".") or 0) * _SECONDS[unit] for number, unit in _PART.findall(text)),
+        (
+            Fraction(f"0{number}0" if "." in number else number) * _SECONDS[unit]
+            for number, unit in _PART.findall(text)
+        ),
         Fraction(0),
     )
     return -seconds if text.startswith("-") else seconds
@@ -244,7 +250,7 @@ def _by_name(old: list[JsonMap], new: list[JsonMap]) -> list[JsonMap]:
 class _Messages:
     """Reads protobuf messages from plain data and collects what is wrong with them."""
 
-    def __init__(self, generation: Generation, where: Where = Where()) -> None:
+    def __init__(self, generation: Generation, where: Where = NOWHERE) -> None:
         self._generation = generation
         self._where = where
         self._problems: list[Problem] = []
@@ -298,8 +304,9 @@ class _Messages:
                 return value
             case _ if "|" in kind:
                 return self._enum(value, kind.split("|"), path)
-        self._wrong(path, _WANTED[kind], value)
-        return value
+            case _:
+                self._wrong(path, _WANTED[kind], value)
+                return value
 
     def _enum(self, value: object, names: list[str], path: str) -> object:
         if value in names:

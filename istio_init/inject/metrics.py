@@ -12,7 +12,7 @@ from typing import Any
 
 from istio_init.inject.booleans import parse_boolean
 from istio_init.inject.containers import (
-    annotations,
+    annotations_of,
     variable,
     with_annotations,
     with_metadata_map,
@@ -38,7 +38,7 @@ def _word(key: str) -> str | None:
 def _given(pod: JsonMap) -> list[tuple[str, str, str]]:
     """Return the pod's annotations for Prometheus: key, meaning and value, sorted."""
     return sorted(
-        (key, word, value) for key, value in annotations(pod).items() if (word := _word(key))
+        (key, word, value) for key, value in annotations_of(pod).items() if (word := _word(key))
     )
 
 
@@ -48,7 +48,7 @@ def merge_metrics(pod: JsonMap, port: int, *, enabled: bool) -> JsonMap:
     The pod stays as it is where the mesh (``enabled``) or the pod's annotation says so,
     where it is not to be scraped, or where the port is the agent's already.
     """
-    wish = parse_boolean(annotations(pod).get(MERGE_METRICS, ""))
+    wish = parse_boolean(annotations_of(pod).get(MERGE_METRICS, ""))
     if not (enabled if wish is None else wish):
         return pod
     given = _given(pod)
@@ -66,7 +66,7 @@ def merge_metrics(pod: JsonMap, port: int, *, enabled: bool) -> JsonMap:
 
 def without_metrics(pod: JsonMap) -> JsonMap:
     """Return the pod without any annotation for Prometheus."""
-    kept = {key: value for key, value in annotations(pod).items() if not _word(key)}
+    kept = {key: value for key, value in annotations_of(pod).items() if not _word(key)}
     return with_metadata_map(pod, "annotations", kept)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from istio_init.inject.containers import (
     CONTAINERS,
     INIT_CONTAINERS,
-    annotations,
+    annotations_of,
     at,
     containers,
     find,
@@ -66,7 +66,7 @@ def read_overrides(pod: JsonMap) -> dict[str, list[JsonMap]]:
 
     Raises an InjectionError for a record that cannot be read.
     """
-    text = annotations(pod).get(OVERRIDES)
+    text = annotations_of(pod).get(OVERRIDES)
     if text is None:
         return {}
     where = Where(annotation=OVERRIDES)
@@ -113,7 +113,7 @@ def follow_proxy_user(pod: JsonMap, original: JsonMap, *, tproxy: bool) -> JsonM
     if (user is None and group is None) or place is None:
         return pod
     proxy = find(pod, PROXY)
-    if (tproxy or annotations(pod).get(INTERCEPTION_MODE) == "TPROXY") and proxy is not None:
+    if (tproxy or annotations_of(pod).get(INTERCEPTION_MODE) == "TPROXY") and proxy is not None:
         tproxy = True
         if user is not None:
             pod = with_container(pod, proxy, _running_as(at(pod, proxy), 0, None))

@@ -11,11 +11,14 @@ import json
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING
 
 from istio_init.inject.pod_fields import STRUCTS, FieldType, Shape
 from istio_init.inject.problems import InjectionError, Problem, Where, error, quoted
 from istio_init.inject.quantity import canonical_quantity
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _WANTED = {
     Shape.TEXT: "text",
@@ -213,17 +216,17 @@ def _go_struct(value: dict[str, Any], name: str) -> dict[str, Any]:
     return result
 
 
+_ZEROS: dict[Shape, Any] = {
+    Shape.TEXT: "",
+    Shape.QUANTITY: "",
+    Shape.NUMBER: 0,
+    Shape.PORT: 0,
+    Shape.TRUTH: False,
+}
+
+
 def _zero(kind: FieldType) -> Any:  # noqa: ANN401 - JSON
-    match kind.shape:
-        case Shape.TEXT | Shape.QUANTITY:
-            return ""
-        case Shape.NUMBER | Shape.PORT:
-            return 0
-        case Shape.TRUTH:
-            return False
-        case Shape.STRUCT:
-            return {}
-    return None
+    return {} if kind.shape is Shape.STRUCT else _ZEROS.get(kind.shape)
 
 
 _ESCAPED = str.maketrans(

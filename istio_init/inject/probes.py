@@ -77,9 +77,10 @@ def _handlers(container: JsonMap) -> Iterator[tuple[str, JsonMap]]:
         if isinstance(container.get(field), dict):
             yield field, container[field]
     lifecycle = container.get("lifecycle")
-    for field, _ in _HOOKS if isinstance(lifecycle, dict) else ():
-        if isinstance(lifecycle.get(field), dict):
-            yield field, lifecycle[field]
+    if isinstance(lifecycle, dict):
+        for field, _ in _HOOKS:
+            if isinstance(lifecycle.get(field), dict):
+                yield field, lifecycle[field]
 
 
 def _saved_action(

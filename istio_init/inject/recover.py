@@ -11,11 +11,9 @@ from typing import Any
 from istio_init.inject.containers import (
     CONTAINERS,
     INIT_CONTAINERS,
-    annotations,
+    annotations_of,
     containers,
-    metadata_map,
     named,
-    with_metadata_map,
     with_spec,
     without_annotations,
     without_variables,
@@ -33,6 +31,7 @@ from istio_init.inject.names import (
 from istio_init.inject.overrides import read_overrides
 from istio_init.inject.probes import restore_probes
 from istio_init.inject.status import LISTS, InjectionStatus, read_status
+from istio_init.inject.template_metadata import without_template_metadata
 
 JsonMap = dict[str, Any]
 
@@ -48,16 +47,15 @@ _ALWAYS_OURS = InjectionStatus(
 
 def is_injected(pod: JsonMap) -> bool:
     """Whether a pod carries the record of an injection."""
-    return STATUS in annotations(pod)
+    return STATUS in annotations_of(pod)
 
 
 def recover_original(pod: JsonMap) -> JsonMap:
     """Return the pod as it was before its injection; the same pod if there was none.
 
     The overrides, probes and annotations that the injection kept are put back, and what it
-    added by name goes. Labels and annotations that a template set stay where they are what
-    the template would set again. Raises an InjectionError for a record of overrides that
-    cannot be read.
+    added by name goes; so do labels and annotations of the values that Istio's templates
+    give them. Raises an InjectionError for a record of overrides that cannot be read.
     """
     return _recovered(pod, keep_proxy=False)
 
@@ -73,7 +71,7 @@ def older_proxy(pod: JsonMap) -> bool:
         status is not None
         and not status.version
         and PROXY in status.of(CONTAINERS)
-        and REVISION not in annotations(pod)
+        and REVISION not in annotations_of(pod)
     )
 
 
@@ -93,17 +91,37 @@ def _recovered(pod: JsonMap, *, keep_proxy: bool) -> JsonMap:
     if proxy is not None:
         pod = restore_probes(pod, proxy)
     pod = restore_metrics(pod, proxy)
-    overrides = read_overrides(pod)
+    overrides = _overrides(pod)
     kept = frozenset((PROXY,) if keep_proxy else ())
+    bare_pod = pod
     for field in LISTS:
-        pod = _without_names(pod, field, frozenset(_names(status, field)) - kept, overrides)
-    pod = _without_record(pod)
+        names = frozenset(_names(status, field)) - kept
+        bare_pod = _without_names(bare_pod, field, names, overrides)
+    pod = without_template_metadata(bare_pod, status, proxy or {})
+    pod = without_annotations(pod, (STATUS, OVERRIDES))
     if keep_proxy and proxy is not None:
         saved = (PROBES_VARIABLE, METRICS_VARIABLE)
         bare = without_variables(proxy, saved)
         own = [bare if one is proxy else one for one in containers(pod)]
         pod = with_spec(pod, **{CONTAINERS: own})
     return pod
+
+
+def _overrides(pod: JsonMap) -> dict[str, list[JsonMap]]:
+    """Return the recorded containers, each in the list that the user wrote it in.
+
+    A native proxy is recorded among the init containers. The user wrote it there only if
+    it says that it is to be restarted.
+    """
+    given = read_overrides(pod)
+    init = given.get(INIT_CONTAINERS, [])
+    moved = [one for one in init if one.get("name") == PROXY and "restartPolicy" not in one]
+    if not moved:
+        return given
+    return {
+        CONTAINERS: [*given.get(CONTAINERS, []), *moved],
+        INIT_CONTAINERS: [one for one in init if one not in moved],
+    }
 
 
 def _names(status: InjectionStatus, field: str) -> tuple[str, ...]:
@@ -134,11 +152,3 @@ def _as_written(container: JsonMap) -> JsonMap:
     """Return a recorded container as its user wrote it: with an image, and nothing empty."""
     written = {key: value for key, value in container.items() if value not in ({}, [], None)}
     return {"image": AUTO_IMAGE, **written}
-
-
-def _without_record(pod: JsonMap) -> JsonMap:
-    pod = without_annotations(pod, (STATUS, OVERRIDES))
-    for field in ("labels", "annotations"):
-        if field in pod["metadata"] and not metadata_map(pod, field):
-            pod = with_metadata_map(pod, field, {})
-    return pod

@@ -16,10 +16,16 @@ LISTS = ("initContainers", "containers", "volumes", "imagePullSecrets")
 
 @dataclass(frozen=True, slots=True)
 class InjectionStatus:
-    """The names that an injection added, by list; ``version`` is set by release 1.0 alone."""
+    """The names that an injection added, by list.
+
+    ``version`` is written by release 1.0 alone, ``revision`` by 1.30. ``own`` says that
+    this program wrote a record of release 1.0.
+    """
 
     names: dict[str, tuple[str, ...]]
     version: str = ""
+    revision: str = ""
+    own: bool = False
 
     def of(self, field: str) -> tuple[str, ...]:
         """Return the names of one list."""
@@ -36,6 +42,17 @@ def names_of(spec: JsonMap) -> JsonMap:
 def status_text(spec: JsonMap, revision: str) -> str:
     """Return the annotation of release 1.30 for what the template's ``spec`` adds."""
     return go_json({**names_of(spec), "revision": revision or "default"})
+
+
+# Istio 1.0 by hand injects a pod of its own a second time, and so does this program; it
+# knows its own records, so as to do better with those, by the blanks of this layout.
+OWN_LAYOUT = (", ", ": ")
+_OWN_MARK = '"version": "'
+
+
+def old_status_text(added: dict[str, list[JsonMap]], version: str) -> str:
+    """Return the annotation of release 1.0 for what its template adds."""
+    return json.dumps({"version": version, **names_of(added)}, separators=OWN_LAYOUT)
 
 
 def read_status(pod: JsonMap) -> InjectionStatus | None:
@@ -57,5 +74,7 @@ def read_status(pod: JsonMap) -> InjectionStatus | None:
         for field in LISTS
         if isinstance(data.get(field), list)
     }
-    version = data.get("version")
-    return InjectionStatus(names, version if isinstance(version, str) else "")
+    version, revision = (
+        value if isinstance(value := data.get(key), str) else "" for key in ("version", "revision")
+    )
+    return InjectionStatus(names, version, revision, own=_OWN_MARK in text)

@@ -12,7 +12,6 @@ from _socket import AF_INET, AF_INET6, IPPROTO_RAW, SOCK_DGRAM, SOCK_RAW, socket
 from istio_init.config.model import LAYOUT_1_30, Facts
 from istio_init.config.values import MAX_ID, MAX_PORT, address, number
 from istio_init.errors import ApplyError, printable
-from istio_init.kernel import files
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules.names import LOOPBACK_IPV6, PASSTHROUGH
 from istio_init.rules.ranges import IPV4, IPV6, Network
@@ -65,14 +64,17 @@ class HostFiles:
         """Return the text of a file.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: it cannot be read, is no regular file, or is larger than 1 MiB.
             UnicodeDecodeError: it is not text.
         """
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        from istio_init.kernel import files
+
+        return files.read(path).decode()
 
     def _entries(self, file: str) -> dict[str, int]:
         if file not in self._files:
+            from istio_init.kernel import files
+
             parse = _services if file == "services" else _ids
             try:
                 text = files.read(f"{self._etc}/{file}", _MOST_NAMES).decode(errors="replace")
@@ -236,6 +238,8 @@ def resolvers(path: str = "/etc/resolv.conf") -> tuple[tuple[Network, ...], tupl
     Raises:
         ApplyError: the file cannot be read.
     """
+    from istio_init.kernel import files
+
     try:
         text = files.read(path).decode(errors="replace")
     except OSError as error:

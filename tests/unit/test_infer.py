@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from istio_init import planner
-from istio_init.cli import fast_arguments
+from istio_init.config import fast_arguments
 from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, TPROXY, Config, Facts
 from istio_init.config.resolve import resolve
 from istio_init.diagnose.infer import as_arguments, infer_config
