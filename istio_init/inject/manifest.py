@@ -6,15 +6,28 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import yaml
+
 from istio_init.inject.problems import InjectionError, Problem, Where, note
 from istio_init.inject.record import has_records, match_record, record_of, text_before
-from istio_init.inject.splice import Edit, NoSpliceError, apply, edits, ends_in_block_scalar, line_end, same, text_end
+from istio_init.inject.splice import (
+    Edit,
+    NoSpliceError,
+    apply,
+    edits,
+    ends_in_block_scalar,
+    line_end,
+    same,
+    text_end,
+)
 from istio_init.inject.style import Style, block, json_style_of, json_text, style_of
 from istio_init.inject.yaml import BOM, Document, decode, iterate_documents, load_documents
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable
+
+    from istio_init.inject.kinds import Path
 
 _SOME_CHANGED: Final = "its other lines may have been laid out anew"
 
@@ -31,11 +44,21 @@ class ManifestDocument:
     value: Any
     live: Any
     where: Where
+    node: Any = None
 
-    @property
-    def restored(self) -> bool:
-        """Whether ``value`` is what a record gave back."""
-        return self.value is not self.live
+    def line_of(self, path: Path) -> int:
+        """Return the line on which a value of the document stands; of what is not there, near it.
+
+        The live text has what a record gave back in other lines, too: then it
+        is the document's line.
+        """
+        line, node = self.where.line, self.node
+        for step in path if self.value is self.live else ():
+            found = _child(node, step)
+            if found is None:
+                break
+            line, node = found
+        return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +84,7 @@ def rewrite(
     ``InjectionError`` that it raises is kept until all documents have been seen.
     A record behind a document (``record.py``) gives the text before the last
     injection back if ``trust`` agrees that the live value and the one before
-    belong together. With ``record`` such a record is left.
+    belong together; otherwise it goes. With ``record`` such a record is left.
 
     Raises ``InjectionError`` with the problems of all documents.
     """
@@ -178,7 +201,8 @@ class _Writer:
             rest = record.end()
             base = replace(base, end=record.start("line"))
             base = self._restored(base, record) or base
-        new = self.change(ManifestDocument(base.document.value, document.value, where))
+        seen = ManifestDocument(base.document.value, document.value, where, document.node)
+        new = self.change(seen)
         if same(base.document.value, new):
             if record:
                 self._put(document.start, rest, base.content)
@@ -219,6 +243,18 @@ class _Writer:
             self._note(where, "the document was written anew, without comments", str(problem))
             changes = [_anew(base, new, style)]
         return [Edit(edit.start - base.start, edit.end - base.start, edit.text) for edit in changes]
+
+
+def _child(node: Any, step: str | int) -> tuple[int, Any] | None:  # noqa: ANN401
+    """Return the line of a value in a map or list, and its node."""
+    if node.__class__ is yaml.MappingNode:
+        for key, value in node.value:
+            if key.__class__ is yaml.ScalarNode and key.value == step:
+                return key.start_mark.line + 1, value
+    elif node.__class__ is yaml.SequenceNode and isinstance(step, int) and step < len(node.value):
+        value = node.value[step]
+        return value.start_mark.line + 1, value
+    return None
 
 
 def _anew(base: _Base, new: Any, style: Style) -> Edit:  # noqa: ANN401
