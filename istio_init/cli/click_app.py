@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from istio_init import __version__
-from istio_init.cli import apply, check_inject, packet, result
+from istio_init.cli import apply, check_inject, inject, packet, result, uninject
 from istio_init.cli.packet import INBOUND, OUTBOUND
 from istio_init.config.fast_arguments import COMPLETE_VARIABLE
 from istio_init.config.model import (
@@ -42,7 +42,7 @@ SHELLS = ("bash", "zsh", "fish")
 PURPOSES = (
     ("Change the rules", (APPLY, ISTIO_IPTABLES, CLEAN)),
     ("Look, and change nothing", (AUDIT, EXPLAIN, DOCTOR)),
-    ("Inject the sidecar", (check_inject.NAME,)),
+    ("Inject the sidecar", (inject.NAME, uninject.NAME, check_inject.NAME)),
     ("For your shell", (COMPLETION,)),
 )
 
@@ -60,6 +60,8 @@ _HELP = {
     CLEAN: "Remove everything of ours, whatever flags and layout built it.",
     COMPLETION: "Print the script by which a shell completes commands, flags and their values.",
     check_inject.NAME: check_inject.HELP,
+    inject.NAME: inject.HELP,
+    uninject.NAME: uninject.HELP,
 }
 
 _EXPLAIN_HELP = {
@@ -99,6 +101,8 @@ _EXAMPLES = {
     DOCTOR: ("istio-init doctor", "istio-init doctor istio-iptables -m TPROXY -b '*' --ipv6"),
     COMPLETION: ("istio-init completion bash >/etc/bash_completion.d/istio-init",),
     check_inject.NAME: check_inject.EXAMPLES,
+    inject.NAME: inject.EXAMPLES,
+    uninject.NAME: uninject.EXAMPLES,
 }
 _EXIT_CODES = (
     ("0", "done, or already in place; nothing found"),
@@ -361,6 +365,8 @@ class _Program(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front where none is named."""
+        if args[:1] == [inject.ALIAS]:
+            args = [inject.NAME, *args[1:]]
         first = args[0] if args else ""
         if ctx.resilient_parsing and not args:
             # A shell asks what may come first.
@@ -504,6 +510,8 @@ def _program() -> _Program:
             AUDIT: _Audit(),
             DOCTOR: _Doctor(),
             check_inject.NAME: _injection(check_inject),
+            inject.NAME: _injection(inject),
+            uninject.NAME: _injection(uninject),
             COMPLETION: _completion(),
         },
         subcommand_metavar="[COMMAND] [FLAGS]",

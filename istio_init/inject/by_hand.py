@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from istio_init.inject.generation import OLD
 from istio_init.inject.kinds import PLACES, pod_carriers
 from istio_init.inject.manifest import rewrite
 from istio_init.inject.pod import inject_pod
 from istio_init.inject.policy import decide_by_hand, subject_of
 from istio_init.inject.preflight import preflight
 from istio_init.inject.problems import InjectionError, Problem, has_errors, warning
+from istio_init.inject.recover import older_proxy
 from istio_init.inject.request import PodRequest, Workload
-from istio_init.inject.uninject import belong_together
+from istio_init.inject.splice import same
+from istio_init.inject.status import read_status
+from istio_init.inject.uninject import belong_together, without_injections
 
 if TYPE_CHECKING:
     from istio_init.inject.kinds import PodCarrier
@@ -54,7 +58,9 @@ def inject_manifest(data: str | bytes, source: str, settings: Settings) -> Injec
     """
     run = _Run(settings)
     try:
-        written = rewrite(data, source, run.change, trust=belong_together, record=True)
+        written = rewrite(
+            data, source, run.change, trust=run.trust, recover=run.recover, record=True
+        )
     except InjectionError as problem:
         raise InjectionError([*problem.problems, *run.problems]) from None
     problems = (*run.problems, *written.notes)
@@ -77,6 +83,36 @@ class _Run:
         for carrier in pod_carriers(value, PLACES[self.settings.generation]):
             value = self._injected(value, carrier, document)
         return value
+
+    def trust(self, document: ManifestDocument) -> bool:
+        """Whether a record gives back what can have been there before the live document.
+
+        It also can if its injection is the live document.
+        """
+        if belong_together(document):
+            return True
+        try:
+            again = _Run(self.settings).change(replace(document, live=document.value))
+        except InjectionError:
+            return False
+        return same(again, document.live)
+
+    def recover(self, document: ManifestDocument) -> Any:  # noqa: ANN401 - plain data
+        """Return the value before the last injection, from which this one begins.
+
+        A pod with an older proxy keeps that proxy. What another program of release
+        1.0 injected is injected once more, as that program does.
+        """
+        for carrier in pod_carriers(document.value, PLACES[self.settings.generation]):
+            pod = {"metadata": carrier.metadata, "spec": carrier.spec}
+            if self.settings.generation == OLD:
+                status = read_status(pod)
+                keeps = status is not None and bool(status.version) and not status.own
+            else:
+                keeps = older_proxy(pod)
+            if keeps:
+                return document.value
+        return without_injections(document)
 
     def _injected(
         self,

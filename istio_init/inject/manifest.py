@@ -75,7 +75,8 @@ def rewrite(
     source: str,
     change: Callable[[ManifestDocument], Any],
     *,
-    trust: Callable[[Any, Any], bool] = same,
+    trust: Callable[[ManifestDocument], bool] | None = None,
+    recover: Callable[[ManifestDocument], Any] | None = None,
     record: bool = False,
 ) -> Rewritten:
     """Return a file in which ``change`` gave each document another value.
@@ -83,13 +84,14 @@ def rewrite(
     ``change`` returns the new value, or the old one if nothing changes; an
     ``InjectionError`` that it raises is kept until all documents have been seen.
     A record behind a document (``record.py``) gives the text before the last
-    injection back if ``trust`` agrees that the live value and the one before
-    belong together; otherwise it goes. With ``record`` such a record is left.
+    injection back, if ``trust`` agrees; otherwise it goes. Where there is none,
+    ``recover`` returns the value from which to begin, if that is not the live
+    one. With ``record`` a record is left.
 
     Raises ``InjectionError`` with the problems of all documents.
     """
     text = decode(data, source)
-    writer = _Writer(text, source, change, trust, record=record)
+    writer = _Writer(text, source, _Calls(change, trust, recover), record=record)
     problems: list[Problem] = []
     try:
         for document in iterate_documents(text, source):
@@ -122,6 +124,15 @@ class _Base:
         return self.text[self.start : self.end]
 
 
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What ``rewrite`` was given to call."""
+
+    change: Callable[[ManifestDocument], Any]
+    trust: Callable[[ManifestDocument], bool] | None
+    recover: Callable[[ManifestDocument], Any] | None
+
+
 class _Writer:
     """Puts together a file from its documents, and from what stands between them."""
 
@@ -129,12 +140,11 @@ class _Writer:
         self,
         text: str,
         source: str,
-        change: Callable[[ManifestDocument], Any],
-        trust: Callable[[Any, Any], bool],
+        calls: _Calls,
         *,
         record: bool,
     ) -> None:
-        self.source, self.change, self.trust = source, change, trust
+        self.source, self.calls = source, calls
         self.leave_records = record
         self.newline = "\r\n" if text[: text.find("\n")].endswith("\r") else "\n"
         # Every line is whole while the text is put together.
@@ -183,7 +193,7 @@ class _Writer:
         return True
 
     def _json(self, document: Document, where: Where) -> None:
-        new = self.change(ManifestDocument(document.value, document.value, where))
+        new = self.calls.change(ManifestDocument(document.value, document.value, where))
         if same(document.value, new):
             return
         before = self.text[document.start : document.end]
@@ -197,14 +207,17 @@ class _Writer:
     ) -> None:
         base = _Base(document, self.text, document.start, end)
         rest = end
+        live = ManifestDocument(document.value, document.value, where, document.node)
         if record:
             rest = record.end()
             base = replace(base, end=record.start("line"))
-            base = self._restored(base, record) or base
-        seen = ManifestDocument(base.document.value, document.value, where, document.node)
-        new = self.change(seen)
+        base = (
+            (record and self._restored(base, record, live)) or self._recovered(base, live) or base
+        )
+        seen = live if base.document is document else replace(live, value=base.document.value)
+        new = self.calls.change(seen)
         if same(base.document.value, new):
-            if record:
+            if record or base.document is not document:
                 self._put(document.start, rest, base.content)
             return
         changes = self._edits(base, new, where)
@@ -213,21 +226,32 @@ class _Writer:
             text += record_of(base.content, changes) + self.newline
         self._put(document.start, rest, text)
 
-    def _restored(self, live: _Base, record: re.Match[str]) -> _Base | None:
+    def _restored(self, base: _Base, record: re.Match[str], live: ManifestDocument) -> _Base | None:
         """Return the document before the last injection, None if it cannot be had."""
-        before = text_before(live.content, record)
-        if before is None:
+        before = text_before(base.content, record)
+        restored = None if before is None else self._parsed(base, before)
+        if restored is None or self.calls.trust is None:
+            return restored
+        seen = replace(live, value=restored.document.value)
+        return restored if self.calls.trust(seen) else None
+
+    def _recovered(self, base: _Base, live: ManifestDocument) -> _Base | None:
+        """Return the document with the value of ``recover``, None if that is the live one."""
+        value = self.calls.recover(live) if self.calls.recover else live.value
+        if same(value, live.value):
             return None
+        return self._parsed(base, apply(base.content, self._edits(base, value, live.where)))
+
+    def _parsed(self, base: _Base, content: str) -> _Base | None:
+        """Return another text as a document in the place of ``base``."""
         # What precedes the document on its line, so that columns stay.
-        column = live.document.node.start_mark.column
-        text = " " * column + before
+        column = base.document.node.start_mark.column
+        text = " " * column + content
         try:
             documents = load_documents(text, self.source)
         except InjectionError:
             return None
         if len(documents) != 1 or documents[0].node is None:
-            return None
-        if not self.trust(live.document.value, documents[0].value):
             return None
         return _Base(documents[0], text, column, len(text))
 

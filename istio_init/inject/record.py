@@ -41,7 +41,7 @@ def record_of(before: str, changes: Sequence[Edit]) -> str:
 
 
 def match_record(text: str, position: int) -> re.Match[str] | None:
-    """Return the first such comment behind ``position``, if only blank lines and comments precede it.
+    """Return the first such comment behind ``position``; only comments may precede it.
 
     Its groups are ``line``, ``data`` and ``newline``.
     """

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from istio_init.inject.manifest import ManifestDocument
 
 _OTHER = "# an other one\napiVersion: v1 # c\nkind:   ConfigMap\ndata: {  a: y}\n"
-_slow = settings(max_examples=int(__import__("os").environ.get("N","100")), report_multiple_bugs=False, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+_slow = settings(
+    max_examples=int(__import__("os").environ.get("N", "100")),
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 
 
 def _to(value: Any) -> Callable[[ManifestDocument], Any]:
@@ -28,11 +32,6 @@ def _to(value: Any) -> Callable[[ManifestDocument], Any]:
 
 def _kept(document: ManifestDocument) -> Any:
     return document.value
-
-
-def _trusted(live: Any, before: Any) -> bool:
-    del live, before
-    return True
 
 
 @_slow
@@ -46,12 +45,14 @@ def test_the_text_means_the_new_value_and_the_old_text_can_be_had_back(
     value = load_documents(text)[0].value
     new = {"kind": "Test"} | data.draw(changed(value))
     result = rewrite(text, "app.yaml", _to(new), record=True)
-    try: after = load_documents(result.text)
-    except Exception as e: raise AssertionError(f'{e}\nTEXT {text!r}\nAFTER {result.text!r} {new}')
-    assert same(after[0].value, new), f'TEXT {text!r}\nAFTER {result.text!r}\n{new}'
+    try:
+        after = load_documents(result.text)
+    except Exception as e:
+        raise AssertionError(f"{e}\nTEXT {text!r}\nAFTER {result.text!r} {new}")
+    assert same(after[0].value, new), f"TEXT {text!r}\nAFTER {result.text!r}\n{new}"
     if not at_end:
         assert result.text.endswith(f"---\n{_OTHER}".replace("\n", newline))
-    before = rewrite(result.text, "app.yaml", _kept, trust=_trusted)
-    assert before.text == text, f'TEXT {text!r}\nAFTER {result.text!r}\n{new}'
-    again = rewrite(result.text, "app.yaml", _to(new), trust=_trusted, record=True)
+    before = rewrite(result.text, "app.yaml", _kept)
+    assert before.text == text, f"TEXT {text!r}\nAFTER {result.text!r}\n{new}"
+    again = rewrite(result.text, "app.yaml", _to(new), record=True)
     assert again.text == result.text
