@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from istio_init import __version__
-from istio_init.cli import apply, check_inject, packet, result, webhook
+from istio_init.cli import apply, check_inject, inject, packet, result, uninject, webhook
 from istio_init.cli.packet import INBOUND, OUTBOUND
 from istio_init.config.fast_arguments import COMPLETE_VARIABLE
 from istio_init.config.model import (
@@ -38,11 +38,13 @@ AUDIT = "audit"
 DOCTOR = "doctor"
 COMPLETION = "completion"
 SHELLS = ("bash", "zsh", "fish")
+# Each has its flags, its help and its work in a module of its own.
+_INJECTION = (inject, uninject, check_inject, webhook)
 # The commands by what they are for, as the help lists them.
 PURPOSES = (
     ("Change the rules", (APPLY, ISTIO_IPTABLES, CLEAN)),
     ("Look, and change nothing", (AUDIT, EXPLAIN, DOCTOR)),
-    ("Inject the sidecar", (check_inject.NAME, webhook.NAME)),
+    ("Inject the sidecar", tuple(module.NAME for module in _INJECTION)),
     ("For your shell", (COMPLETION,)),
 )
 
@@ -59,8 +61,7 @@ _HELP = {
     ),
     CLEAN: "Remove everything of ours, whatever flags and layout built it.",
     COMPLETION: "Print the script by which a shell completes commands, flags and their values.",
-    check_inject.NAME: check_inject.HELP,
-    webhook.NAME: webhook.HELP,
+    **{module.NAME: module.HELP for module in _INJECTION},
 }
 
 _EXPLAIN_HELP = {
@@ -99,8 +100,7 @@ _EXAMPLES = {
     ),
     DOCTOR: ("istio-init doctor", "istio-init doctor istio-iptables -m TPROXY -b '*' --ipv6"),
     COMPLETION: ("istio-init completion bash >/etc/bash_completion.d/istio-init",),
-    check_inject.NAME: check_inject.EXAMPLES,
-    webhook.NAME: webhook.EXAMPLES,
+    **{module.NAME: module.EXAMPLES for module in _INJECTION},
 }
 _EXIT_CODES = (
     ("0", "done, or already in place; nothing found"),
@@ -363,6 +363,8 @@ class _Program(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front where none is named."""
+        if args[:1] == [inject.ALIAS]:
+            args = [inject.NAME, *args[1:]]
         first = args[0] if args else ""
         if ctx.resilient_parsing and not args:
             # A shell asks what may come first.
@@ -505,8 +507,7 @@ def _program() -> _Program:
             EXPLAIN: _explain(),
             AUDIT: _Audit(),
             DOCTOR: _Doctor(),
-            check_inject.NAME: _injection(check_inject),
-            webhook.NAME: _injection(webhook),
+            **{module.NAME: _injection(module) for module in _INJECTION},
             COMPLETION: _completion(),
         },
         subcommand_metavar="[COMMAND] [FLAGS]",
