@@ -54,7 +54,11 @@ def answers(manifest: Path, where: str, *flags: str) -> dict[str, bool]:
 def injected(manifest: Path, where: str) -> dict[str, bool]:
     """Return the same as the cluster has it; nothing is created."""
     command = ("create", "--dry-run=server", "-n", where, "-o", "json", "-f", manifest)
-    created = json.loads(kubectl(*command))["items"]
+    text, created = kubectl(*command), []
+    while text.strip():
+        one, end = json.JSONDecoder().raw_decode(text.lstrip())
+        text = text.lstrip()[end:]
+        created.append(one)
     return {
         one["metadata"]["name"]: any(
             container["name"] == "istio-init" for container in one["spec"].get("initContainers", ())

@@ -165,6 +165,32 @@ def test_the_application_can_be_held() -> None:
     assert set(plain["containers"][1]["lifecycle"]) == {"preStop"}
 
 
+@pytest.mark.parametrize(
+    ("grace", "drains"),
+    [(None, True), (30, True), (6, True), (5, False), (1, False), (0, False)],
+)
+def test_the_proxy_outlives_the_order_to_end_where_the_pod_has_the_time(
+    grace: int | None, *, drains: bool
+) -> None:
+    """Kubernetes refuses a sleep that is not shorter than the pod's grace period."""
+    spec = {} if grace is None else {"terminationGracePeriodSeconds": grace}
+
+    proxy = named(inject(spec=spec), "istio-proxy")
+
+    lifecycle = {"preStop": {"sleep": {"seconds": 5}}} if drains else None
+    assert proxy.get("lifecycle") == lifecycle
+
+
+def test_the_time_to_drain_is_a_value() -> None:
+    proxies = [
+        named(inject(values=f"proxy: {{drainSeconds: {seconds}}}"), "istio-proxy")
+        for seconds in (0, 12)
+    ]
+
+    assert "lifecycle" not in proxies[0]
+    assert proxies[1]["lifecycle"]["preStop"]["sleep"]["seconds"] == 12
+
+
 def test_without_a_port_for_readiness_there_is_no_probe() -> None:
     proxy = named(inject({f"status.{S}port": "0"}), "istio-proxy")
 
