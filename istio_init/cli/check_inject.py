@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 
+from istio_init.cli.manifest_files import file_names, read_file
 from istio_init.inject.generation import GENERATIONS
 from istio_init.lean import TYPE_CHECKING, Record
 
@@ -158,7 +158,7 @@ def _checked(files: Iterable[str], installation: Installation) -> list[CheckedWo
     from istio_init.inject.check import check_documents
     from istio_init.inject.yaml import load_documents
 
-    documents = [one for file in _files(files) for one in load_documents(_read(file), file)]
+    documents = [one for file in file_names(files) for one in load_documents(_read(file), file)]
     return list(check_documents(documents, installation))
 
 
@@ -243,34 +243,16 @@ def _entries(
     )
 
 
-def _files(names: Iterable[str]) -> Iterator[str]:
-    """Yield files as they are named, and those of a folder by their names, one level deep."""
-    for name in names:
-        if not os.path.isdir(name):
-            yield name
-            continue
-        for entry in sorted(os.scandir(name), key=lambda entry: entry.name):
-            if entry.is_file() and entry.name.endswith((".yaml", ".yml", ".json")):
-                yield entry.path
-
-
-def _read(file: str) -> str:
+def _read(name: str) -> str:
     """Return the text of a file, ``-`` for standard input.
 
     Raises:
         InjectionError: it cannot be read.
     """
-    from istio_init.inject.problems import InjectionError, Where, error
     from istio_init.inject.yaml import decode
 
-    try:
-        if file == "-":
-            return decode(sys.stdin.buffer.read(), "standard input")
-        with open(file, "rb") as opened:
-            return decode(opened.read(), file)
-    except OSError as bad:
-        why = bad.strerror or str(bad)
-        raise InjectionError([error("cannot be read", Where(file=file), why=why)]) from bad
+    file = read_file(name)
+    return decode(file.data, file.name)
 
 
 def _show_table(policy: InjectionPolicy, entries: Sequence[WebhookEntry], flags: _Flags) -> None:

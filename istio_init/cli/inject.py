@@ -60,7 +60,7 @@ def parameters() -> list[click.Parameter]:
                help="Read the configuration from the ConfigMaps of a cluster."),
         option("--kubeconfig", "-c", default="", metavar="FILE", help="With --from-cluster."),
         option("--context", default="", metavar="NAME", help="With --from-cluster."),
-        option("-i", "--istioNamespace", "istio_namespace", default="istio-system",
+        option("-i", "--istioNamespace", "istio_namespace", default="",
                metavar="NAME", help="Namespace of the ConfigMaps. [default: istio-system]"),
         option("--injectConfigMapName", "inject_config_map", default="", metavar="NAME",
                help="ConfigMap of the inject config. [default: istio-sidecar-injector]"),
@@ -148,17 +148,10 @@ def _inject(flags: _Flags, output: manifest_run.OutputFlags, *, explain_rules: b
 
 def _rules(pods: list[InjectedPod]) -> Iterator[str]:
     """Yield the rules of each pod, as its init container writes them."""
-    from istio_init.formats import save
-    from istio_init.inject import init_container
-    from istio_init.inject.problems import printable
+    from istio_init.inject.pod_rules import explain_rules
 
     for pod in pods:
-        yield printable(f"# {pod.where.workload}") + "\n"
-        found = init_container.find(pod.spec)
-        if found is None:
-            yield "# no init container: another program writes its rules\n"
-            continue
-        yield save.render(init_container.rules_of(found[1]))
+        yield explain_rules(pod.spec, pod.where)
 
 
 def _settings(flags: _Flags) -> Settings:
@@ -214,7 +207,7 @@ def _from_cluster(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, Set
         inject_config_map=flags.inject_config_map,
         mesh_config_map=flags.mesh_config_map,
     )
-    place = f"ConfigMap in {flags.istio_namespace}, key"
+    place = f"ConfigMap {live.name}, key"
     return (
         SettingsFile(live.inject_config, f"{place} config"),
         None if live.values is None else SettingsFile(live.values, f"{place} values"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from istio_init.errors import printable
 from istio_init.inject.annotations import misplaced
 from istio_init.inject.annotations import problems as bad_annotations
-from istio_init.inject.kinds import ALL_PLACES, pod_carriers
+from istio_init.inject.kinds import ALL_PLACES, map_at, pod_carriers
 from istio_init.inject.policy import decide, subject_of
 from istio_init.inject.problems import Where, has_errors
 
@@ -130,30 +130,18 @@ def _checked(
     installation: Installation,
 ) -> CheckedWorkload:
     # The webhook sees a CronJob's pods, whose metadata is their own.
-    metadata = _at(document, (*carrier.spec_path[:-1], "metadata"))
+    metadata = map_at(document, (*carrier.spec_path[:-1], "metadata"))
     subject = subject_of(metadata, carrier.spec, namespace=where.namespace, namespace_labels=labels)
     problems: tuple[Problem, ...] = ()
     if not carrier.is_pod:
         # A controller's pods have no namespace of their own when they are created.
         subject = replace(subject, namespace="")
-        outer = _at(document, (*carrier.path, "metadata"))
+        outer = map_at(document, (*carrier.path, "metadata"))
         problems = misplaced(outer, metadata, where)
     decision = decide(subject, installation.policy, installation.entries)
     if decision.inject:
         problems += bad_annotations(metadata, installation.policy.generation, where)
     return CheckedWorkload(where, decision, problems)
-
-
-def _at(value: object, path: Sequence[str | int]) -> dict[str, Any]:
-    """Return the map at a path, empty where there is none."""
-    for key in path:
-        if isinstance(value, dict):
-            value = value.get(key)
-        elif isinstance(value, list) and isinstance(key, int):
-            value = value[key]
-        else:
-            return {}
-    return value if isinstance(value, dict) else {}
 
 
 _STYLES: dict[CheckResult, Style] = {

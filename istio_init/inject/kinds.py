@@ -178,6 +178,18 @@ def _at(value: JsonMap, path: Path, where: Where) -> JsonMap | None:
     return here if isinstance(here, dict) else None
 
 
+def map_at(value: object, path: Path) -> JsonMap:
+    """Return the map at a path, empty where there is none."""
+    for key in path:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and isinstance(key, int):
+            value = value[key]
+        else:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _with(value: Any, path: Path, new: Any) -> Any:  # noqa: ANN401 - plain data
     if not path:
         return new
