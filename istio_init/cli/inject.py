@@ -8,6 +8,8 @@ import sys
 import click
 
 from istio_init.cli import manifest_run
+from istio_init.cli.click_flags import Command
+from istio_init.cli.help import INJECT_MANIFEST
 from istio_init.cli.manifest_run import option
 from istio_init.lean import TYPE_CHECKING, Record
 
@@ -18,20 +20,10 @@ if TYPE_CHECKING:
     from istio_init.inject.by_hand import InjectedPod
     from istio_init.inject.settings import Settings, SettingsFile
 
-NAME = "inject"
-ALIAS = "kube-inject"
-HELP = (
-    "Put the sidecar and its init container into the workloads of manifests. Changes nothing but "
-    "what it adds. Asks no cluster unless --from-cluster says so. Without a configuration of your "
-    "own the built-in one is used. Ends with 2 for bad input; then nothing is written."
-)
-EXAMPLES = (
-    "istio-init inject -f app.yaml | kubectl apply -f -",
-    "istio-init inject -f app.yaml --inject-config c.yaml --values v.json --mesh-config m.yaml",
-    "istio-init inject -f manifests/ --in-place --diff",
-    "istio-init inject -f app.yaml --explain-rules",
-    "istio-init inject --print-config",
-)
+
+def command() -> Command:
+    """Return the command."""
+    return Command(INJECT_MANIFEST, run, parameters())
 
 
 def parameters() -> list[click.Parameter]:
