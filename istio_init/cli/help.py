@@ -145,7 +145,7 @@ COMMANDS: tuple[CommandHelp, ...] = (
         ),
         (
             "istio-init uninject -f injected.yaml",
-            "kubectl get deployment web -o yaml | istio-init uninject -f -",
+            "istio-init uninject -f injected.yaml -o app.yaml",
             "istio-init uninject -f manifests/ --in-place",
         ),
         module="istio_init.cli.uninject",

@@ -34,6 +34,7 @@ SLOW = {
 APART = {
     *("istio_init.operate.validate", "istio_init.operate.fleet", "istio_init.operate.prometheus"),
     "istio_init.cli.fleet",
+    "istio_init.cli.replace_files",
 }
 # Injection starts when a person or a webhook asks for it, and may take its time.
 BESIDE_THE_START = "inject"
