@@ -10,6 +10,11 @@ import re
 from pathlib import Path
 
 from istio_init.config.options import OPTIONS
+from istio_init.inject import webhooks
+from istio_init.inject.annotations import markdown_table
+from istio_init.inject.gates import reasons_table
+from istio_init.inject.generation import NEW, OLD, Generation
+from istio_init.inject.status_table import markdown, status_table
 
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"
@@ -68,8 +73,20 @@ def cost_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def injected(release: Generation) -> str:
+    """Return the injection status table of a release, in an installation without settings."""
+    return markdown(status_table(release, webhooks.installation(release)))
+
+
 # A page, the mark in it, and what stands between the mark and its end.
-_TABLES = (("flags.md", "flags", flag_table), ("cost.md", "costs", cost_table))
+_TABLES = (
+    ("flags.md", "flags", flag_table),
+    ("cost.md", "costs", cost_table),
+    ("injection.md", "annotations", markdown_table),
+    ("injection.md", "reasons", reasons_table),
+    ("injection.md", "status 1.0", lambda: injected(OLD)),
+    ("injection.md", "status 1.30", lambda: injected(NEW)),
+)
 
 
 def pages() -> tuple[Path, ...]:

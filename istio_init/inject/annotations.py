@@ -413,6 +413,42 @@ def problems(
     )
 
 
+def misplaced(
+    outer: object, metadata: Mapping[str, object], where: Where | None = None
+) -> tuple[Problem, ...]:
+    """Return a warning for each key that a workload has, and only its pods can use.
+
+    ``outer`` is the metadata of a Deployment and the like, ``metadata`` that of
+    its pod template.
+    """
+    if not isinstance(outer, dict):
+        return ()
+    return tuple(
+        warning(
+            "has no effect here",
+            place.filled(where or Where()),
+            why=f"only the {field} of the pod count",
+            remedy=f"move it to the pod template's {field}",
+        )
+        for field, place in _outside(outer, metadata)
+    )
+
+
+def _outside(
+    outer: Mapping[str, object], metadata: Mapping[str, object]
+) -> Iterator[tuple[str, Where]]:
+    annotations, labels = outer.get("annotations"), outer.get("labels")
+    for key in annotations if isinstance(annotations, dict) else ():
+        if isinstance(key, str) and key.partition("/")[0].endswith("sidecar.istio.io"):
+            yield "annotations", Where(annotation=key)
+    inner = metadata.get("labels")
+    for key in labels if isinstance(labels, dict) else ():
+        # Labels are often written at both places, and rightly so.
+        known = inner if isinstance(inner, dict) else {}
+        if key in (TAKES_PART.inject, TAKES_PART.revision) and key not in known:
+            yield "labels", Where(path=f"label {key}")
+
+
 def _of_field(data: object, generation: Generation, *, label: bool) -> Iterator[Problem]:
     rows = _KEYS[label]
     for key, value in data.items() if isinstance(data, dict) else ():

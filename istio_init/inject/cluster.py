@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from istio_init.errors import IstioInitError
-from istio_init.inject.problems import InjectionError, printable
+from istio_init.errors import IstioInitError, printable
+from istio_init.inject.problems import InjectionError
 from istio_init.inject.webhooks import entries_of
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from istio_init.errors import printable
 from istio_init.inject.generation import NEW, OLD
-from istio_init.inject.problems import printable, quoted
+from istio_init.inject.problems import quoted
 from istio_init.inject.webhooks import TAKES_PART
 
 if TYPE_CHECKING:
@@ -61,6 +62,30 @@ class InjectionReason(StrEnum):
     NEVER_SELECTOR = "never-selector"
     POLICY_DISABLED = "policy-disabled"
     POLICY_INVALID = "policy-invalid"
+
+
+MEANINGS: dict[InjectionReason, str] = {
+    InjectionReason.POLICY_ENABLED: "Injected: nothing speaks against it; the policy is enabled.",
+    InjectionReason.LABEL_TRUE: "Injected: the pod's label asks for it.",
+    InjectionReason.ANNOTATION_TRUE: "Injected: the pod's annotation asks for it.",
+    InjectionReason.ALWAYS_SELECTOR: "Injected: an `alwaysInjectSelector` matches the pod.",
+    InjectionReason.BY_HAND: "Injected by hand: release 1.0 asks nothing else.",
+    InjectionReason.NO_WEBHOOK: "No injector has registered a webhook.",
+    InjectionReason.NAMESPACE_NOT_LABELLED: "The namespace has no label that an injector selects.",
+    InjectionReason.NAMESPACE_DISABLED: (
+        "The namespace's label `istio-injection` has a value other than `enabled`."
+    ),
+    InjectionReason.OTHER_REVISION: "Namespace or pod name a revision that is not installed.",
+    InjectionReason.NO_ENTRY: "No entry of the registered webhooks selects the pod.",
+    InjectionReason.HOST_NETWORK: "The pod uses the host network, whose rules are the node's.",
+    InjectionReason.RESERVED_NAMESPACE: "Pods of this namespace are never injected.",
+    InjectionReason.LABEL_FALSE: "The pod's label `sidecar.istio.io/inject` is `false`.",
+    InjectionReason.ANNOTATION_FALSE: "The pod's annotation says no.",
+    InjectionReason.NEVER_SELECTOR: "A `neverInjectSelector` matches the pod.",
+    InjectionReason.POLICY_DISABLED: "The policy is `disabled`, and the pod did not ask.",
+    InjectionReason.POLICY_INVALID: "The policy is neither `enabled` nor `disabled`.",
+}
+"""What each reason means, for the documentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,3 +386,9 @@ def _old_word(subject: Subject) -> _Word:
 
 def _injector(subject: Subject, policy: InjectionPolicy) -> Decision:
     return _Injector(subject, policy).decide()
+
+
+def reasons_table() -> str:
+    """Return the reasons and their meanings for the documentation."""
+    rows = "".join(f"| `{reason}` | {meaning} |\n" for reason, meaning in MEANINGS.items())
+    return f"| reason | what it means |\n|---|---|\n{rows}"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from istio_init import planner
 from istio_init.config import fast_arguments
 from istio_init.config.model import ISTIO_IPTABLES, Facts
-from istio_init.config.options import CLUSTER_FILE, SIDECAR_FILE
 from istio_init.config.resolve import resolve
 from istio_init.errors import ConfigError
 from istio_init.inject.problems import InjectionError, Where, error, quoted, warning
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 INIT, VALIDATION = "istio-init", "istio-validation"
 _NAMES = (INIT, VALIDATION)
 _PROGRAMS = ("istio-init", ISTIO_IPTABLES)
-# A path under which no file can be: what the container finds there is not known.
-_NO_FILE = "/dev/null/none"
 _PROXY_ID = 1337
 
 # Stand for addresses that only the pod has; which ones makes no difference to the rules.
@@ -50,8 +47,8 @@ class InitCall:
     environment: Mapping[str, str]
 
 
-class _ImageNames:
-    """Names that Istio's images have in their files; others are noted as unknown."""
+class _Image:
+    """What Istio's images have in their files; other names are noted as unknown."""
 
     def __init__(self) -> None:
         self.unknown: list[str] = []
@@ -67,6 +64,10 @@ class _ImageNames:
     def service(self, name: str) -> int | None:
         """Return the port of a service, or None."""
         return self._number(name, {"http": 80, "https": 443})
+
+    def text(self, path: str) -> str:
+        """Return nothing: the env files of an image are not known."""
+        raise FileNotFoundError(path)
 
     def _number(self, name: str, known: Mapping[str, int]) -> int | None:
         if name not in known:
@@ -131,12 +132,11 @@ def settings_of(container: Mapping[str, Any], where: Where | None = None) -> Res
         what = "its arguments are none that istio-init takes"
         why = "the rules that it writes are not known"
         raise InjectionError([warning(what, where, why=why)])
-    names: Any = _ImageNames()
-    elsewhere = {CLUSTER_FILE[0]: _NO_FILE, SIDECAR_FILE[0]: _NO_FILE}
+    image = _Image()
     try:
-        return resolve(call.command, call.flags, {**call.environment, **elsewhere}, names)
+        return resolve(call.command, call.flags, call.environment, image)
     except ConfigError as bad:
-        raise InjectionError(_bad_values(bad, names.unknown, where)) from None
+        raise InjectionError(_bad_values(bad, image.unknown, where)) from None
 
 
 def _bad_values(bad: ConfigError, unknown: list[str], where: Where) -> Iterator[Problem]:

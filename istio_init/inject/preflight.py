@@ -109,24 +109,6 @@ def preflight(
     return tuple(dict.fromkeys(problems))
 
 
-def misplaced(metadata: object, where: Where | None = None) -> tuple[Problem, ...]:
-    """Return a warning for each annotation that a workload has and only its pods can use.
-
-    ``metadata`` is that of a Deployment and the like, not of its pod template.
-    """
-    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
-    return tuple(
-        warning(
-            "has no effect here",
-            Where(annotation=key).filled(where or Where()),
-            why="only the pod's annotations count",
-            remedy="move it to spec.template.metadata.annotations",
-        )
-        for key in (annotations if isinstance(annotations, dict) else ())
-        if isinstance(key, str) and key.partition("/")[0].endswith("sidecar.istio.io")
-    )
-
-
 def _mappings(data: object) -> tuple[Mapping[str, Any], ...]:
     return tuple(one for one in data if isinstance(one, dict)) if isinstance(data, list) else ()
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from istio_init.errors import IstioInitError
+from istio_init.errors import IstioInitError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -123,7 +123,12 @@ class InjectionError(IstioInitError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each problem."""
+        return tuple(str(problem) for problem in self.problems)
 
     def within(self, outer: Where) -> InjectionError:
         """Return the error with the parts of its problems' place that only the caller knows."""
@@ -173,10 +178,19 @@ def quoted(value: object) -> str:
     return printable(text)
 
 
-def printable(text: str) -> str:
-    """Return text in which control characters, and bytes that are no text, are escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
+__all__ = [
+    "NOWHERE",
+    "InjectionError",
+    "Problem",
+    "Severity",
+    "Where",
+    "as_json",
+    "as_text",
+    "by_severity",
+    "error",
+    "has_errors",
+    "note",
+    "printable",
+    "quoted",
+    "warning",
+]

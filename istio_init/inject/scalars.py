@@ -197,9 +197,16 @@ def written(value: Scalar) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return value if is_plain(value) else quoted(value)
+            return value if is_plain(value) else in_quotes(value)
         case _:
             return _number(value)
+
+
+def in_quotes(text: str) -> str:
+    """Return a string in the quotes that need fewer escapes."""
+    if '"' in text and "'" not in text and is_single_line(text):
+        return f"'{text}'"
+    return quoted(text)
 
 
 def _number(value: float) -> str:

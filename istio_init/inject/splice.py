@@ -75,12 +75,14 @@ class _Item:
 def edits(text: str, node: Any, old: Any, new: Any, style: Style) -> list[Edit]:  # noqa: ANN401
     """Return the edits of ``text`` after which its document is ``new``, in order.
 
-    ``node`` is the root node of the document, ``old`` its value. Raises
+    A null that ``new`` lacks stays. ``text`` ends in a line break. ``node`` is the root node of the document,
+    ``old`` its value. Raises
     ``NoSpliceError`` if text that has to change means something elsewhere, too.
     """
     splicer = _Splicer(text, style, _shared(node) if "*" in text else frozenset())
     splicer.change(node, old, new, _Place(node.start_mark.column - style.indent, -1))
-    return sorted(splicer.edits, key=lambda edit: edit.start)
+    # What is added in front of something that goes comes first.
+    return sorted(splicer.edits, key=lambda edit: (edit.start, edit.end))
 
 
 def apply(text: str, changes: Sequence[Edit]) -> str:
@@ -115,6 +117,13 @@ def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - plain data
 def text_end(text: str, node: Any) -> int:  # noqa: ANN401 - PyYAML's node
     """Return the offset behind the last character that belongs to a document's root node."""
     return _Splicer(text, Style(), frozenset()).end(node, -1)
+
+
+def ends_in_block_scalar(node: Any) -> bool:  # noqa: ANN401 - PyYAML's node
+    """Whether the last value of a root node is a literal or folded block."""
+    while node.__class__ is not yaml.ScalarNode and node.value and not node.flow_style:
+        node = node.value[-1] if node.__class__ is yaml.SequenceNode else node.value[-1][1]
+    return node.__class__ is yaml.ScalarNode and node.style in ("|", ">")
 
 
 def line_end(text: str, offset: int) -> int:
@@ -164,6 +173,22 @@ class _Splicer:
             self._change_list(node, old, new, place)
         else:
             self._replace(node, new, place)
+
+    def _goes(self, *nodes: Any) -> None:  # noqa: ANN401
+        """Check that the text of nodes may go: that no alias elsewhere needs it."""
+        if not self.shared:
+            return
+        start, stack = nodes[0].start_mark.index, list(nodes)
+        while stack:
+            node = stack.pop()
+            if node.start_mark.index < start:
+                continue
+            if id(node) in self.shared:
+                raise NoSpliceError("an alias elsewhere uses what goes")
+            if node.__class__ is yaml.SequenceNode:
+                stack += node.value
+            elif node.__class__ is yaml.MappingNode:
+                stack += [one for pair in node.value for one in pair]
 
     # Places in the text.
 
@@ -238,17 +263,10 @@ class _Splicer:
     # Edits.
 
     def _insert_lines(self, offset: int, lines: str) -> None:
-        newline = self.style.newline
-        if offset and self.text[offset - 1] != "\n":
-            lines = newline + lines.removesuffix(newline)
         self.edits.append(Edit(offset, offset, lines))
 
     def _delete_lines(self, item: _Item) -> None:
         start, end = self._line_start(item.start), line_end(self.text, item.end)
-        if end == len(self.text) and not self.text.endswith("\n") and start:
-            start -= 1
-            if self.text[start - 1 : start] == "\r":
-                start -= 1
         self.edits.append(Edit(start, end, ""))
 
     def _change_map(self, node: Any, old: Any, new: Any) -> None:  # noqa: ANN401
@@ -263,6 +281,10 @@ class _Splicer:
                 continue
             key_node, value_node = node.value[index]
             if key not in new:
+                if old[key] is None:
+                    # To Kubernetes null is nothing.
+                    continue
+                self._goes(key_node, value_node)
                 gone.append(index)
                 continue
             written.add(key)
@@ -272,7 +294,7 @@ class _Splicer:
                 raise NoSpliceError("a merge key follows the key that changes")
             place = _Place(column, self._behind_colon(key_node), bool(node.flow_style))
             self.change(value_node, old[key], new[key], place)
-        if merged and any(key not in new for key in old):
+        if merged and any(key not in new and old[key] is not None for key in old):
             raise NoSpliceError("a merge key has what goes")
         added = {
             key: value
@@ -297,8 +319,6 @@ class _Splicer:
                 key, value = rest.pop(0)
                 lines = block({key: value}, self.style, column)
                 start, end = self._line_start(entry.start), line_end(self.text, entry.end)
-                if self.text[end - 1 : end] != "\n":
-                    lines = lines.removesuffix(self.style.newline)
                 self.edits.append(Edit(start, end, lines))
             elif self._begins_line(entry.start):
                 self._delete_lines(entry)
@@ -329,7 +349,10 @@ class _Splicer:
                 column = dash - self._line_start(dash)
                 item_place = _Place(column, after, in_flow, in_list=True)
                 self.change(node.value[left], old[left], new[right], item_place)
-            gone += olds[len(news) :]
+            for left in olds[len(news) :]:
+                if not _is_alias(node.value[left], items[left].start):
+                    self._goes(node.value[left])
+                gone.append(left)
             if len(news) > len(olds):
                 added[here[0]] = [new[right] for right in news[len(olds) :]]
             before = here
@@ -399,6 +422,7 @@ class _Splicer:
     def _replace(self, node: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
         if place.after < 0:
             raise NoSpliceError("the whole document changes")
+        self._goes(node)
         start, end = int(node.start_mark.index), self.end(node, place.after)
         if node.__class__ is yaml.ScalarNode:
             if properties := _PROPERTIES.match(self.text, start, end):

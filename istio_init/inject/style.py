@@ -116,7 +116,7 @@ def flow(value: Any) -> str:  # noqa: ANN401 - plain data
 
 def _flow_scalar(value: Any) -> str:  # noqa: ANN401 - a scalar
     if isinstance(value, str) and (_FLOW_INDICATORS & set(value) or value[:1] in "-?:"):
-        return scalars.quoted(value)
+        return scalars.in_quotes(value)
     return scalars.written(value)
 
 

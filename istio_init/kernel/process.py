@@ -23,6 +23,20 @@ _MOST_OUTPUT = 1 << 26
 _MOST_COMPLAINTS = 4096
 
 
+# Source: linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """End this process when its parent ends, by SIGKILL, also where that one is killed.
+
+    2 ms for ctypes: for the operator's tools, not for a pod's start.
+    """
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
+
+
 class Finished(Record):
     """How a program ended: its exit code (negative: a signal) and what it wrote."""
 

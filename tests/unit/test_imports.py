@@ -37,7 +37,10 @@ APART = {
 # Injection starts when a person or a webhook asks for it, and may take its time.
 BESIDE_THE_START = "inject"
 # Modules that are themselves imported when a library is needed, and that library.
-WITH_LIBRARY = {"istio_init.cli.click_app": {"click"}}
+WITH_LIBRARY = {
+    "istio_init.cli.click_app": {"click"},
+    "istio_init.cli.check_inject": {"click"},
+}
 
 
 @dataclass(frozen=True)

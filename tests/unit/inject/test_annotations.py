@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from istio_init.config.options import OPTIONS
 from istio_init.inject import annotations as table
-from istio_init.inject.annotations import TABLE, problems
+from istio_init.inject.annotations import TABLE, misplaced, problems
 from istio_init.inject.generation import GENERATIONS, NEW, OLD, Generation
 from istio_init.inject.problems import Severity, Where
 
@@ -244,3 +244,26 @@ def test_no_value_holds_control_characters(
 
 def test_keys_are_unique() -> None:
     assert len({(row.key, row.label) for row in TABLE}) == len(TABLE)
+
+
+def test_what_only_the_pod_can_use_has_no_effect_on_the_workload() -> None:
+    outer = {
+        "annotations": {f"{T}includeInboundPorts": "80", "x": "y", 1: 2},
+        "labels": {f"{S}inject": "true", "istio.io/rev": "canary", "app": "web"},
+    }
+    inner = {"labels": {"istio.io/rev": "canary"}}
+
+    ports, label = misplaced(outer, inner, Where(kind="Deployment", name="web"))
+
+    assert str(ports).startswith(
+        "warning: Deployment web: annotation traffic.sidecar.istio.io/includeInboundPorts: "
+        "has no effect here"
+    )
+    assert str(label).startswith(
+        "warning: Deployment web: label sidecar.istio.io/inject: has no effect here"
+    )
+
+
+@pytest.mark.parametrize("outer", [None, {}, {"annotations": None, "labels": []}])
+def test_a_workload_without_labels_has_none_misplaced(outer: object) -> None:
+    assert misplaced(outer, {}) == ()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from istio_init.formats import listing
 from istio_init.inject import init_container
-from istio_init.inject.preflight import misplaced, preflight
+from istio_init.inject.preflight import preflight
 from istio_init.inject.problems import InjectionError, Severity, Where
 
 if TYPE_CHECKING:
@@ -373,16 +373,6 @@ def test_init_containers_between_the_rules_and_the_proxy(
     expected = [("note", "its connections fail")] if noted else []
 
     assert reported(pod(first=containers)) == expected
-
-
-def test_annotations_of_the_workload_have_no_effect() -> None:
-    metadata = {"annotations": {f"{T}includeInboundPorts": "80", "x": "y", 1: 2}}
-
-    (problem,) = misplaced(metadata, Where(kind="Deployment", name="web"))
-
-    assert "Deployment web: annotation traffic.sidecar.istio.io/includeInboundPorts" in str(problem)
-    assert misplaced(None) == ()
-    assert misplaced({"annotations": None}) == ()
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.text()
