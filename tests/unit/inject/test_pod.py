@@ -144,7 +144,7 @@ def test_all_bad_annotations_are_named_at_once() -> None:
 
 @pytest.mark.parametrize("text", ["a: [", "- a", "a: b\na: c"])
 def test_a_proxy_config_that_is_none_is_named_by_its_annotation(text: str) -> None:
-    with pytest.raises(InjectionError, match="proxy.istio.io/config"):
+    with pytest.raises(InjectionError, match=r"proxy.istio.io/config"):
         by_hand(pod(container(), annotations={"proxy.istio.io/config": text}), new())
 
 
@@ -382,7 +382,7 @@ def test_a_template_may_give_nothing(template: str) -> None:
 def test_a_record_of_overrides_that_cannot_be_read_is_named() -> None:
     broken = by_hand(pod(container()), new())
     broken["metadata"]["annotations"]["proxy.istio.io/overrides"] = "{"
-    with pytest.raises(InjectionError, match="proxy.istio.io/overrides"):
+    with pytest.raises(InjectionError, match=r"proxy.istio.io/overrides"):
         by_hand(broken, new())
 
 
@@ -499,7 +499,7 @@ def test_a_template_of_1_0_that_gives_no_containers_is_refused(template: str) ->
     from istio_init.inject.settings import SettingsFile, load_settings
 
     chosen = load_settings(SettingsFile(json.dumps({"template": template}), "config"))
-    with pytest.raises(InjectionError, match="template|YAML"):
+    with pytest.raises(InjectionError, match=r"template|YAML"):
         by_hand(pod(container()), chosen)
 
 
@@ -553,7 +553,7 @@ def pods(draw: st.DrawFn) -> Json:
     containers = [one(name) for name in draw(st.sampled_from(["a", "ab", "ba", "abc"]))]
     if draw(st.booleans()):
         own = {"name": "istio-proxy", "image": draw(st.sampled_from(["auto", "mine:1"]))}
-        fields = st.fixed_dictionaries(
+        more = st.fixed_dictionaries(
             {},
             optional={
                 "args": st.just(["mine"]),
@@ -562,7 +562,7 @@ def pods(draw: st.DrawFn) -> Json:
                 "livenessProbe": actions,
             },
         )
-        containers.append({**own, **draw(fields)})
+        containers.append({**own, **draw(more)})
     fields = {
         key: draw(value) for key, value in (("labels", labels), ("annotations", given_annotations))
     }
