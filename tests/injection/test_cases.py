@@ -119,7 +119,10 @@ def test_a_manifest_is_injected_as_istio_does(folder: Path, case: dict[str, Any]
 
 
 @pytest.mark.parametrize(("folder", "case"), cases("inject"))
-def test_the_command_line_injects_as_istio_does(folder: Path, case: dict[str, Any]) -> None:
+def test_the_command_line_injects_as_istio_does(
+    folder: Path, case: dict[str, Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.yaml"
     flags = {
         "--inject-config": case["inject_config"],
         "--values": case.get("values"),
@@ -128,14 +131,15 @@ def test_the_command_line_injects_as_istio_does(folder: Path, case: dict[str, An
     words = [word for flag, name in flags.items() if name for word in (flag, str(folder / name))]
     if case.get("revision"):
         words += ["--revision", case["revision"]]
-    done = call("inject", "-f", str(folder / case["input"]), *words, env=case["env"])
+    words += ["-f", str(folder / case["input"]), "-o", str(output)]
+    done = call("inject", *words, env=case["env"])
     if "error" in case:
         assert done.code == 2
-        assert not done.out
+        assert not output.exists()
         assert_mentions(done.err, case["error"])
         return
     assert done.code == 0, done.err
-    result = [one.value for one in yaml.load_documents(done.out) if one.value]
+    result = [one.value for one in yaml.load_documents(output.read_bytes()) if one.value]
     expected = yaml.load_documents(read(folder, case["expected"]))
     assert comparable(result) == comparable([one.value for one in expected if one.value])
     for warning in case.get("warnings", ()):
