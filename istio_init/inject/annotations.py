@@ -65,6 +65,11 @@ def _word(text: str) -> None:
         raise _BadValueError("letters, digits and - _ . : , / @ + * =")
 
 
+def _words(text: str) -> None:
+    for part in text.split(","):
+        _word(part.strip(" "))
+
+
 def _boolean(text: str) -> None:
     if text not in _GO_BOOLEANS:
         raise _BadValueError("true or false")
@@ -228,7 +233,7 @@ TABLE: tuple[Annotation, ...] = (
     Annotation(
         "inject.istio.io/templates",
         "Names of the templates to use, between commas.",
-        _word,
+        _words,
     ),
     Annotation(
         f"{_SIDECAR}interceptionMode",

@@ -221,6 +221,8 @@ class _Writer:
                 self._put(document.start, rest, base.content)
             return
         changes = self._edits(base, new, where)
+        if not changes and not record and base.document is document:
+            return
         text = apply(base.content, changes)
         if self.leave_records:
             text += record_of(base.content, changes) + self.newline

@@ -75,7 +75,7 @@ class _Item:
 def edits(text: str, node: Any, old: Any, new: Any, style: Style) -> list[Edit]:  # noqa: ANN401
     """Return the edits of ``text`` after which its document is ``new``, in order.
 
-    ``text`` ends in a line break. ``node`` is the root node of the document,
+    A null that ``new`` lacks stays. ``text`` ends in a line break. ``node`` is the root node of the document,
     ``old`` its value. Raises
     ``NoSpliceError`` if text that has to change means something elsewhere, too.
     """
@@ -281,6 +281,9 @@ class _Splicer:
                 continue
             key_node, value_node = node.value[index]
             if key not in new:
+                if old[key] is None:
+                    # To Kubernetes null is nothing.
+                    continue
                 self._goes(key_node, value_node)
                 gone.append(index)
                 continue
@@ -291,7 +294,7 @@ class _Splicer:
                 raise NoSpliceError("a merge key follows the key that changes")
             place = _Place(column, self._behind_colon(key_node), bool(node.flow_style))
             self.change(value_node, old[key], new[key], place)
-        if merged and any(key not in new for key in old):
+        if merged and any(key not in new and old[key] is not None for key in old):
             raise NoSpliceError("a merge key has what goes")
         added = {
             key: value
