@@ -40,6 +40,9 @@ BESIDE_THE_START = "inject"
 WITH_LIBRARY = {
     "istio_init.cli.click_app": {"click"},
     "istio_init.cli.check_inject": {"click"},
+    "istio_init.cli.inject": {"click"},
+    "istio_init.cli.manifest_run": {"click"},
+    "istio_init.cli.uninject": {"click"},
 }
 
 
