@@ -163,7 +163,6 @@ def _settings(flags: _Flags) -> Settings:
 
 def _files(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, SettingsFile | None]:
     """Return inject config, values and mesh config: of files, else the cluster, else built in."""
-    from istio_init.inject import builtin
     from istio_init.inject.settings import SettingsFile
 
     config, values, mesh = (
@@ -174,6 +173,8 @@ def _files(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, SettingsFi
         config, values, mesh = config or live[0], values or live[1], mesh or live[2]
     if config is not None:
         return config, values, mesh
+    from istio_init.inject import builtin
+
     built_in = [SettingsFile(builtin.text(name), name) for name in builtin.FILES]
     return built_in[0], values or built_in[1], mesh or built_in[2]
 

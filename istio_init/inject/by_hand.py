@@ -22,6 +22,7 @@ from istio_init.inject.uninject import belong_together, without_injections
 if TYPE_CHECKING:
     from istio_init.inject.kinds import PodCarrier
     from istio_init.inject.manifest import ManifestDocument
+    from istio_init.inject.plain_data import PlainValue
     from istio_init.inject.problems import Where
     from istio_init.inject.settings import Settings
 
@@ -79,7 +80,7 @@ class _Run:
         self.pods: list[InjectedPod] = []
         self.skipped = 0
 
-    def change(self, document: ManifestDocument) -> Any:  # noqa: ANN401 - plain data
+    def change(self, document: ManifestDocument) -> PlainValue:
         value = document.value
         for carrier in pod_carriers(value, PLACES[self.settings.generation]):
             value = self._injected(value, carrier, document)
@@ -98,7 +99,7 @@ class _Run:
             return False
         return same(again, document.live)
 
-    def recover(self, document: ManifestDocument) -> Any:  # noqa: ANN401 - plain data
+    def recover(self, document: ManifestDocument) -> PlainValue:
         """Return the value before the last injection, from which this one begins.
 
         A pod with an older proxy keeps that proxy. What another program of release
@@ -117,10 +118,10 @@ class _Run:
 
     def _injected(
         self,
-        value: Any,  # noqa: ANN401
+        value: PlainValue,
         carrier: PodCarrier,
         document: ManifestDocument,
-    ) -> Any:  # noqa: ANN401 - plain data
+    ) -> PlainValue:
         where = replace(carrier.where, line=document.line_of(carrier.path)).filled(document.where)
         subject = subject_of(carrier.metadata, carrier.spec)
         decision = decide_by_hand(subject, self.settings.generation)
