@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from istio_init.cli.click_flags import Command
+from istio_init.cli.help import CHECK_INJECT
 from istio_init.inject.generation import GENERATIONS
 from istio_init.lean import TYPE_CHECKING, Record
 
@@ -22,21 +24,14 @@ if TYPE_CHECKING:
     from istio_init.inject.status_table import StatusRow
     from istio_init.inject.webhooks import WebhookEntry
 
-NAME = "check-inject"
-HELP = (
-    "Say for each workload of a manifest whether its pods would be injected, and why. Asks no "
-    "cluster unless --from-cluster says so. Ends with 0 whatever the answer, with 2 for bad "
-    "input and pods that would be refused; with --require, with 3 if any is not injected."
-)
-EXAMPLES = (
-    "istio-init check-inject -f app.yaml --namespace-labels istio-injection=enabled",
-    "istio-init check-inject -f app.yaml --namespace-labels istio.io/rev=a --revision a --explain",
-    "istio-init check-inject -f app.yaml --from-cluster --context prod --format json",
-    "istio-init check-inject --table --release 1.0",
-)
 _FORMATS = ("text", "json")
 _REQUIRED = 3
 _BAD_INPUT = 2
+
+
+def command() -> Command:
+    """Return the command."""
+    return Command(CHECK_INJECT, run, parameters())
 
 
 def parameters() -> list[click.Parameter]:
@@ -98,7 +93,7 @@ def run(*, form: str, **flags: Any) -> int:  # noqa: ANN401 - one for each of th
         if form == "json":
             from istio_init.cli import result
 
-            result.print_error(failure)
+            result.print_error(failure, "error")
         return failure.exit_code
 
 

@@ -6,6 +6,8 @@ import os
 
 import click
 
+from istio_init.cli.click_flags import Command
+from istio_init.cli.help import WEBHOOK
 from istio_init.errors import IstioInitError
 from istio_init.lean import TYPE_CHECKING
 from istio_init.log import LEVELS, Log
@@ -16,15 +18,6 @@ if TYPE_CHECKING:
 
     from istio_init.inject.server import Managed, ServerOptions
 
-NAME = "webhook"
-HELP = (
-    "Serve the admission webhook, which injects pods of labelled namespaces as they are created. "
-    "Ends with 0 after SIGTERM, once every review is answered."
-)
-EXAMPLES = (
-    "istio-init webhook --tls-cert-file tls.crt --tls-private-key-file tls.key",
-    "istio-init webhook --inject-config config --values values --manage-certificates",
-)
 _PORT = click.IntRange(1, 65535)
 _FILE = click.Path(dir_okay=False)
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -165,6 +158,11 @@ _OPTIONS = (
         help="The least important lines that are written.",
     ),
 )
+
+
+def command() -> Command:
+    """Return the command."""
+    return Command(WEBHOOK, run, parameters())
 
 
 def parameters() -> list[click.Parameter]:

@@ -28,6 +28,8 @@ TIMEOUT = 10.0
 ISTIO_NAMESPACE = "istio-system"
 INJECT_CONFIG_MAP = "istio-sidecar-injector"
 MESH_CONFIG_MAP = "istio"
+# What lightkube raises for text of another form than it expects.
+_WRONG_FORM = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class ClusterError(IstioInitError):
@@ -127,6 +129,7 @@ class Cluster:
     def _connected(self, kubeconfig: str, context: str) -> Client:
         try:
             import httpx2
+            import yaml
             from lightkube import Client, KubeConfig
             from lightkube.core.exceptions import ConfigError
         except ImportError as missing:
@@ -139,7 +142,7 @@ class Cluster:
         try:
             config = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_env()
             return Client(config.get(context or None), timeout=httpx2.Timeout(TIMEOUT))
-        except (ConfigError, OSError, ValueError, KeyError, TypeError) as bad:
+        except (ConfigError, yaml.YAMLError, OSError, *_WRONG_FORM) as bad:
             raise ClusterError(
                 "the kubeconfig cannot be used",
                 where=self._name,
@@ -150,6 +153,7 @@ class Cluster:
     def _ask(self, what: str, name: str, question: Callable[[], T]) -> T:
         import httpx2
         from lightkube import ApiError
+        from msgspec import MsgspecError
 
         where = f"{name} in {self._name}"
         try:
@@ -166,6 +170,13 @@ class Cluster:
                 why=str(failed) or type(failed).__name__,
                 remedy="look whether kubectl reaches the cluster",
             ) from failed
+        except (MsgspecError, RecursionError, *_WRONG_FORM) as strange:
+            raise ClusterError(
+                what,
+                where=where,
+                why=f"the answer is not the API server's: {strange}",
+                remedy="look at the server that the kubeconfig names",
+            ) from strange
 
 
 def _remedy(status: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from istio_init.inject.generation import NEW, OLD
 from istio_init.inject.pod_values import go_json
 from istio_init.inject.problems import NOWHERE, InjectionError, Problem, Where, error, quoted
+from istio_init.rules.names import INBOUND_PORT, OUTBOUND_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,8 +100,8 @@ _DEFAULT_PROXY: dict[Generation, JsonMap] = {
 }
 _DEFAULT_MESH: dict[Generation, JsonMap] = {
     NEW: {
-        "proxyListenPort": 15001,
-        "proxyInboundListenPort": 15006,
+        "proxyListenPort": OUTBOUND_PORT,
+        "proxyInboundListenPort": INBOUND_PORT,
         "trustDomain": "cluster.local",
         "rootNamespace": "istio-system",
         "enablePrometheusMerge": True,
@@ -111,7 +112,7 @@ _DEFAULT_MESH: dict[Generation, JsonMap] = {
             {"name": "envoy", "envoyFileAccessLog": {"path": "/dev/stdout"}},
         ],
     },
-    OLD: {"proxyListenPort": 15001},
+    OLD: {"proxyListenPort": OUTBOUND_PORT},
 }
 # Types whose zero is not the same as nothing at all.
 _KEEP_ZERO = ("I", "B", "m")

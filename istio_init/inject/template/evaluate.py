@@ -15,8 +15,8 @@ from typing import NoReturn, TypeAlias
 
 from istio_init.inject.template.errors import FunctionError, LimitError, TemplateError
 from istio_init.inject.template.functions import CHECKS, Function, constant
-from istio_init.inject.template.library import Library
 from istio_init.inject.template.lexer import place
+from istio_init.inject.template.library import Library
 from istio_init.inject.template.nodes import (
     Action,
     Bool,

@@ -20,7 +20,6 @@ from istio_init.inject.template.values import (
     Struct,
     StructList,
     Value,
-    type_name,
 )
 
 if TYPE_CHECKING:

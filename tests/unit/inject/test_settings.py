@@ -84,7 +84,9 @@ def test_the_manifests_of_the_config_maps_are_read() -> None:
 def test_without_values_and_mesh_there_are_the_defaults() -> None:
     settings = load_settings(config(NEW_CONFIG), SettingsFile(""), SettingsFile("# nothing\n"))
     assert settings.values == {}
-    assert settings == load_settings(config(NEW_CONFIG)) or settings.mesh["proxyListenPort"] == 15001
+    assert (
+        settings == load_settings(config(NEW_CONFIG)) or settings.mesh["proxyListenPort"] == 15001
+    )
 
 
 @pytest.mark.parametrize(
