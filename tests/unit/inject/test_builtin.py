@@ -235,3 +235,11 @@ def test_families(families: str, addresses: list[str], *, dual_stack: bool) -> N
 @pytest.mark.parametrize("native", [False, True])
 def test_preflight_has_nothing_to_say(annotations: dict[str, str], *, native: bool) -> None:
     assert preflight({}, inject(annotations, native=native)) == ()
+
+
+@pytest.mark.parametrize(("word", "native"), [("true", True), ("false", False)])
+def test_a_pod_chooses_for_itself_whether_its_sidecar_is_native(word: str, *, native: bool) -> None:
+    spec = inject({f"{S}nativeSidecar": word}, native=not native)
+
+    names = [one["name"] for one in spec["initContainers"]]
+    assert ("istio-proxy" in names) is native
