@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from istio_init.rules.model import Plan, Ruleset
     from istio_init.rules.ranges import Family
 
-    Verdict = Literal["ok", "note", "problem"]
+    CheckVerdict = Literal["ok", "note", "problem"]
     Presence = Literal["present", "loadable", "missing", "unknown"]
 
 # Bits of CapEff in /proc/self/status. Source: linux/capability.h.
@@ -70,7 +70,7 @@ class Check(Record):
     """One thing that was looked at; ``remedy`` says what to do about a problem."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckVerdict
     text: str
     remedy: str = ""
 
@@ -295,7 +295,7 @@ def _lock() -> Iterator[Check]:
 def _tools(backend: str) -> Iterator[Check]:
     """Yield whether the programs and libraries are there; only the backend's have to be."""
     for kind in detect.KINDS:
-        missing: Verdict = "problem" if kind == backend else "note"
+        missing: CheckVerdict = "problem" if kind == backend else "note"
         if kind == "legacy":
             yield _library(missing)
         elif kind == "nft":
@@ -304,7 +304,7 @@ def _tools(backend: str) -> Iterator[Check]:
             yield _nft(missing)
 
 
-def _library(missing: Verdict) -> Check:
+def _library(missing: CheckVerdict) -> Check:
     from istio_init.kernel import libiptc
 
     name = "tools"
@@ -317,7 +317,7 @@ def _library(missing: Verdict) -> Check:
     return Check(name, "ok", f"python-iptables {libiptc.version()}")
 
 
-def _iptables_nft(missing: Verdict) -> Check:
+def _iptables_nft(missing: CheckVerdict) -> Check:
     instead = "install iptables 1.8, or use --backend nftables or legacy"
     versions: dict[str, None] = {}
     failing = []
@@ -338,7 +338,7 @@ def _iptables_nft(missing: Verdict) -> Check:
     return Check("tools", "ok", f"iptables-nft {', '.join(versions)}, for both families")
 
 
-def _nft(missing: Verdict) -> Check:
+def _nft(missing: CheckVerdict) -> Check:
     instead = "install nftables 1.0 with JSON, or use --backend nft or legacy"
     try:
         done = process.execute(["nft", "-V"], where="doctor", instead=instead)
