@@ -77,7 +77,7 @@ def test_looking_at_nothing_creates_nothing() -> None:
             "absent",
             "",
             "",
-            "no rule of ours stands in any backend: no traffic is redirected to the proxy",
+            "no backend holds a rule of istio-init: no traffic is redirected to the proxy",
         )
     ]
     both = "inbound TCP does not reach the proxy; outbound TCP does not reach the proxy"
@@ -309,7 +309,7 @@ def test_rules_in_a_second_backend_are_found(backend: str) -> None:
         findings = audit(pod, *NEW, "--backend", backend)
 
     assert [one["kind"] for one in findings] == ["second-backend"]
-    assert findings[0]["rule"].startswith(f"rules of ours in {other} (ipv4 nat")
+    assert findings[0]["rule"].startswith(f"rules of istio-init in {other} (ipv4 nat")
     assert f"a packet meets them and those in {backend}" in findings[0]["consequence"]
 
 
