@@ -44,8 +44,6 @@ from istio_init.inject.overrides import (
     move_proxy,
     record_overrides,
 )
-from istio_init.inject.pod_fields import POD
-from istio_init.inject.pod_values import OVERLAY, read_value
 from istio_init.inject.probes import rewrite_probes, save_probes
 from istio_init.inject.problems import (
     InjectionError,
@@ -222,19 +220,9 @@ def _overlay(settings: Settings, name: str, data: Any) -> JsonMap:  # noqa: ANN4
     except TemplateError as bad:
         raise InjectionError([error("it cannot be rendered", where, why=str(bad))]) from None
     try:
-        checked: JsonMap = read_value(_mapping(text), POD, OVERLAY)
+        return settings.readers[name].read(text)
     except InjectionError as bad:
         raise _of_template(bad, where) from None
-    return {key: checked[key] for key in ("metadata", "spec") if key in checked}
-
-
-def _mapping(text: str) -> JsonMap:
-    overlay = yaml.load(text)
-    if overlay is None:
-        return {}
-    if not isinstance(overlay, dict):
-        raise InjectionError([error(f"expected a mapping and not {quoted(overlay)}")])
-    return overlay
 
 
 def _of_template(bad: InjectionError, where: Where) -> InjectionError:
