@@ -28,6 +28,8 @@ TOOLS = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}
 BACKENDS: tuple[Backend, ...] = ("legacy", "nft", "nftables")
 # Without a locale and without any of Istio's variables.
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+# By these a run of the program under test tells which of its lines it ran.
+MEASURING = {name: text for name, text in os.environ.items() if name.startswith("COVERAGE_")}
 
 _numbers = itertools.count()
 
@@ -48,7 +50,7 @@ def program_for_all() -> str:
     the program consists of is copied out of it, until the tests end.
     """
     folder = public_folder()
-    for name in ("istio_init", "iptc", "click", "pyroute2"):
+    for name in ("istio_init", "iptc", "click"):
         spec = importlib.util.find_spec(name)
         assert spec is not None
         assert spec.origin is not None
@@ -96,7 +98,12 @@ class Namespace:
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment in which commands run in here."""
-        return {**CLEAN_ENVIRONMENT, "XTABLES_LOCKFILE": self.lock_file, **(extra or {})}
+        return {
+            **CLEAN_ENVIRONMENT,
+            **MEASURING,
+            "XTABLES_LOCKFILE": self.lock_file,
+            **(extra or {}),
+        }
 
     def run(
         self,

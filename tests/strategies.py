@@ -9,24 +9,37 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from istio_init.config.values import MAX_ID, MAX_INTERFACE, MAX_PORT, MAX_U32, interface
+from istio_init.config.model import LAYOUT_1_30, MODES, Config
+from istio_init.config.values import (
+    MAX_ID,
+    MAX_INTERFACE,
+    MAX_PORT,
+    MAX_U32,
+    address,
+    interface,
+    network,
+)
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.model import BUILTIN_CHAINS, TABLES, Chain, Ruleset, make_table, rule
-from istio_init.rules.ranges import FAMILIES, FULL_MASK, IPV4, IdRange, Network, PortRange
+from istio_init.rules.ranges import FAMILIES, FULL_MASK, IPV4, IPV6, IdRange, Network, PortRange
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
+    from istio_init.config.model import Layout
     from istio_init.rules.model import Rule, Table
     from istio_init.rules.ranges import Family, Protocol
 
 T = TypeVar("T")
+
+# DNS servers of both families.
+S4, S6 = address("10.96.0.10"), address("fd00::a")
 
 # One with the longest name that the kernel takes (XT_EXTENSION_MAXNAMELEN less a zero).
 CHAINS = ("ISTIO_OUTPUT", "ISTIO_REDIRECT", "other", "X" * 28)
@@ -275,3 +288,52 @@ def rulesets(draw: DrawFn, family: Family) -> Ruleset:
     """Rule sets of any of the tables, in the kernel's order."""
     names = draw(st.sets(st.sampled_from(TABLES)))
     return Ruleset(family, tuple(draw(tables(family, name)) for name in TABLES if name in names))
+
+
+def configs(layout: Layout) -> st.SearchStrategy[Config]:
+    """Wishes of every kind at once."""
+    port_lists = st.lists(port_ranges, max_size=3).map(tuple)
+    id_lists = st.lists(id_ranges, min_size=1, max_size=3).map(tuple)
+    any_network = st.one_of(networks(IPV4), networks(IPV6))
+    cidrs = st.lists(any_network, max_size=3).map(tuple)
+    nics = st.lists(interface_names, max_size=2).map(tuple)
+    servers = st.lists(st.sampled_from((S4, S6)), max_size=2).map(tuple)
+    more: dict[str, Any] = {}
+    if layout == LAYOUT_1_30:
+        more = {
+            "tunnel_port": ports,
+            "outbound_ports": port_lists,
+            "outbound_exclude_ports": port_lists,
+            "exclude_interfaces": nics,
+            "virtual_interfaces": nics,
+            "redirect_dns": st.booleans(),
+            "capture_all_dns": st.booleans(),
+            "dns_servers": st.one_of(st.none(), servers),
+            "dns_zones": st.booleans(),
+            "dual_stack": st.booleans(),
+            "drop_invalid": st.booleans(),
+            "owner_groups": st.one_of(st.none(), st.just(()), id_lists),
+            "owner_groups_exclude": st.one_of(st.just(()), id_lists),
+            "loopback": networks(IPV4, 8).map(
+                lambda one: network(f"127{one.address[one.address.index('.') :]}/{one.prefix}")[0]
+            ),
+        }
+    return st.builds(
+        Config,
+        st.just(layout),
+        mode=st.sampled_from(MODES),
+        outbound_port=ports,
+        inbound_port=ports,
+        proxy_uids=id_lists,
+        proxy_gids=id_lists,
+        inbound_all=st.booleans(),
+        inbound_ports=port_lists,
+        inbound_exclude_ports=port_lists,
+        outbound_all=st.booleans(),
+        outbound_cidrs=cidrs,
+        outbound_exclude_cidrs=cidrs,
+        tproxy_mark=st.integers(1, 0xFFFFFFFF),
+        tproxy_table=st.integers(256, 0xFFFFFFFF),
+        ipv6=st.booleans(),
+        **more,
+    )

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from istio_init.cli import fast_arguments
+from istio_init.config import fast_arguments
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         call = fast_arguments.read(words, os.environ)
         if call is None:
+            # These take longer, and have things of their own to put away.
+            _let_interrupts_raise()
             from istio_init.cli.click_app import run_with_click
 
             return run_with_click(words)
@@ -46,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _let_interrupts_raise() -> None:
+    """Undo what the program's script did: from here on somebody catches KeyboardInterrupt."""
+    import _signal
+
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
 def program() -> NoReturn:
     """Run as the program of this process, and end it with the exit code of ``main``.
 
@@ -56,10 +66,16 @@ def program() -> NoReturn:
         # Missing where the process was started without it.
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif getattr(sys, name).errors == "strict":
+            # A name in a rule may hold what the locale cannot write.
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         code = main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        # While main was saying that it was interrupted.
+        code = 1
     except BaseException:  # noqa: BLE001 - nothing may pass by the end of the process
         sys.excepthook(*sys.exc_info())
         code = 1

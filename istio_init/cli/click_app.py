@@ -5,18 +5,27 @@ from __future__ import annotations
 import click
 
 from istio_init import __version__
-from istio_init.cli import apply, packet, result
-from istio_init.cli.fast_arguments import APPLY, CLEAN, COMMANDS, COMPLETE_VARIABLE, ISTIO_IPTABLES
+from istio_init.cli import apply, check_inject, inject, packet, result, uninject
 from istio_init.cli.packet import INBOUND, OUTBOUND
-from istio_init.config.model import LAYOUTS, MODES
+from istio_init.config.fast_arguments import COMPLETE_VARIABLE
+from istio_init.config.model import (
+    APPLY,
+    BACKENDS,
+    CLEAN,
+    COMMANDS,
+    FORMATS,
+    ISTIO_IPTABLES,
+    LAYOUTS,
+    MODES,
+)
 from istio_init.config.options import GROUPS, OPTIONS, OUTPUT, RUNNING, Option
-from istio_init.config.resolve import BACKENDS, FORMATS
 from istio_init.errors import IstioInitError
 from istio_init.lean import TYPE_CHECKING
 from istio_init.log import LEVELS, Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from types import ModuleType
     from typing import Any
 
     from click.shell_completion import CompletionItem
@@ -33,6 +42,7 @@ SHELLS = ("bash", "zsh", "fish")
 PURPOSES = (
     ("Change the rules", (APPLY, ISTIO_IPTABLES, CLEAN)),
     ("Look, and change nothing", (AUDIT, EXPLAIN, DOCTOR)),
+    ("Inject the sidecar", (inject.NAME, uninject.NAME, check_inject.NAME)),
     ("For your shell", (COMPLETION,)),
 )
 
@@ -49,6 +59,9 @@ _HELP = {
     ),
     CLEAN: "Remove everything of ours, whatever flags and layout built it.",
     COMPLETION: "Print the script by which a shell completes commands, flags and their values.",
+    check_inject.NAME: check_inject.HELP,
+    inject.NAME: inject.HELP,
+    uninject.NAME: uninject.HELP,
 }
 
 _EXPLAIN_HELP = {
@@ -87,12 +100,15 @@ _EXAMPLES = {
     ),
     DOCTOR: ("istio-init doctor", "istio-init doctor istio-iptables -m TPROXY -b '*' --ipv6"),
     COMPLETION: ("istio-init completion bash >/etc/bash_completion.d/istio-init",),
+    check_inject.NAME: check_inject.EXAMPLES,
+    inject.NAME: inject.EXAMPLES,
+    uninject.NAME: uninject.EXAMPLES,
 }
 _EXIT_CODES = (
     ("0", "done, or already in place; nothing found"),
     ("1", "could not apply, clean or look; the state before was restored"),
     ("2", "bad input; nothing was changed"),
-    ("3", "audit found drift"),
+    ("3", "audit found drift; with --require, a pod would not be injected"),
     ("126", "validation failed"),
 )
 # What a flag can be given, where that is one of a few.
@@ -278,7 +294,7 @@ def _guarded(flags: dict[str, str], form: str, action: Callable[[], int]) -> int
         return action()
     except IstioInitError as error:
         as_json = flags.get("log_as_json", "") == "true"
-        Log(as_json=as_json).error(str(error))
+        Log(as_json=as_json).error(*error.lines)
         if form == "json":
             result.print_error(error)
         return error.exit_code
@@ -349,6 +365,8 @@ class _Program(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front where none is named."""
+        if args[:1] == [inject.ALIAS]:
+            args = [inject.NAME, *args[1:]]
         first = args[0] if args else ""
         if ctx.resilient_parsing and not args:
             # A shell asks what may come first.
@@ -461,6 +479,18 @@ def _completion() -> click.Command:
     )
 
 
+def _injection(module: ModuleType) -> click.Command:
+    """Return a command of a module that has its flags and its work itself."""
+    return _Plain(
+        module.NAME,
+        callback=module.run,
+        params=module.parameters(),
+        help=module.HELP,
+        context_settings=_CONTEXT,
+        options_metavar="[FLAGS]",
+    )
+
+
 class _Plain(click.Command):
     """A command without the flags of a run."""
 
@@ -479,6 +509,9 @@ def _program() -> _Program:
             EXPLAIN: _explain(),
             AUDIT: _Audit(),
             DOCTOR: _Doctor(),
+            check_inject.NAME: _injection(check_inject),
+            inject.NAME: _injection(inject),
+            uninject.NAME: _injection(uninject),
             COMPLETION: _completion(),
         },
         subcommand_metavar="[COMMAND] [FLAGS]",

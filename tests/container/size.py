@@ -1,4 +1,4 @@
-"""How large the image and its parts are, and what the README says of it."""
+"""How large the image and its parts are, and what docs/container.md says of it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def megabytes(size: int) -> float:
 
 
 def table(image: Image) -> str:
-    """Return the lines of the README's table."""
+    """Return the lines of docs/container.md's table."""
     return "".join(f"| {name} | {megabytes(size)} |\n" for name, size in parts(image).items())
 
 
 def shown(readme: str) -> dict[str, float]:
-    """Return the sizes that the README states, in megabytes."""
+    """Return the sizes that docs/container.md states, in megabytes."""
     block = _BLOCK.search(readme)
-    assert block, "the README states no sizes"
+    assert block, "docs/container.md states no sizes"
     return {name: float(size) for name, size in _ROW.findall(block[1])}

@@ -17,10 +17,10 @@ from packaging.requirements import Requirement
 from istio_init import __version__
 from tests.container.runtime import WAITS, Context, Image
 from tests.container.size import COMPRESSED, WHOLE, megabytes, parts, shown, table
+from tests.documents import DOCS
 from tests.expected import expected
 from tests.foreign import plant
 from tests.namespace import BACKENDS, PROGRAM, Namespace
-from tests.readme import README
 from tests.snapshot import snapshot
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def test_size(image: Image) -> None:
 
 
 def test_the_readme_tells_the_size(image: Image) -> None:
-    told = shown(README.read_text(encoding="utf-8"))
+    told = shown((DOCS / "container.md").read_text(encoding="utf-8"))
     found = parts(image)
     whole = sum(size for name, size in found.items() if name not in (WHOLE, COMPRESSED))
 
@@ -133,7 +133,7 @@ def test_the_readme_tells_the_size(image: Image) -> None:
     for name, size in found.items():
         # The next change, here or in Debian, moves it a little.
         near = pytest.approx(megabytes(size), rel=0.05, abs=0.3)
-        assert told[name] == near, f"{name}: the README should say\n{table(image)}"
+        assert told[name] == near, f"{name}: docs/container.md should say\n{table(image)}"
 
 
 def test_another_build_gives_the_same(image: Image, tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 
+from tests.documents import README
 from tests.inside import init
 from tests.kernel.test_network_namespace import sleeper
 from tests.namespace import Namespace
-from tests.readme import README
 
 TITLE = "## Why is this pod's traffic not intercepted?\n"
 FLAGS = (

@@ -14,7 +14,7 @@ import pytest
 
 from istio_init.cli import main
 from istio_init.cli.click_app import PURPOSES, SHELLS
-from istio_init.cli.fast_arguments import COMPLETE_VARIABLE
+from istio_init.config.fast_arguments import COMPLETE_VARIABLE
 from istio_init.config.options import OPTIONS
 from istio_init.kernel import netns
 from tests.namespace import CLEAN_ENVIRONMENT, PROGRAM

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from istio_init.cli import apply, main
 from istio_init.cli.click_app import run_with_click
-from istio_init.cli.fast_arguments import COMPLETE_VARIABLE, read
+from istio_init.config.fast_arguments import COMPLETE_VARIABLE, read
 from istio_init.config.options import OPTIONS
 from tests.cases import CALLS, Call
 from tests.unit.settings import tried_more

@@ -7,11 +7,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from istio_init import planner
-from istio_init.cli import fast_arguments
+from istio_init.config import fast_arguments
 from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, TPROXY, Config, Facts
 from istio_init.config.resolve import resolve
 from istio_init.diagnose.infer import as_arguments, infer_config
-from istio_init.kernel.host import Names
+from istio_init.kernel.host import HostFiles
 from istio_init.rules import ownership
 from istio_init.rules.model import Plan, Ruleset, make_table
 from istio_init.rules.names import DNS_PORT, ISTIO_OUTPUT, NAT
@@ -19,8 +19,9 @@ from istio_init.rules.ranges import FAMILIES, IPV4
 from istio_init.rules.sets import canonical
 from tests.cases import CALLS, Call
 from tests.plans import plan_of
+from tests.strategies import S4, S6, configs
 from tests.unit.settings import tried_more
-from tests.unit.test_planner import S4, S6, V4, V6, configs
+from tests.unit.test_planner import V4, V6
 
 NOWHERE = {"ISTIO_CLUSTER_CONFIG": "/nonexistent", "ISTIO_SIDECAR_CONFIG": "/nonexistent"}
 
@@ -83,7 +84,7 @@ def test_what_was_recognised_is_said_as_a_call_that_leads_there(call: Call) -> N
     asked = fast_arguments.read(as_arguments(config), {})
     assert asked is not None
 
-    resolved = resolve(*asked, NOWHERE, Names()).config
+    resolved = resolve(*asked, NOWHERE, HostFiles()).config
 
     assert planner.plan(resolved, Facts()) == planner.plan(config, Facts())
 

@@ -37,9 +37,9 @@ from istio_init.rules.ownership import (
     wanted,
 )
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
+from tests.strategies import configs
 from tests.unit.flags import networks, ports
 from tests.unit.settings import tried_less
-from tests.unit.test_planner import configs
 
 if TYPE_CHECKING:
     from istio_init.rules.ranges import Family

@@ -12,7 +12,6 @@ from istio_init.config.model import (
     LAYOUT_1_0,
     LAYOUT_1_30,
     LAYOUTS,
-    MODES,
     REDIRECT,
     TPROXY,
     Config,
@@ -27,14 +26,13 @@ from istio_init.rules import targets as t
 from istio_init.rules.model import BUILTIN_CHAINS, HEAD, TABLES, TAIL, Plan, PolicyRoute, Rule
 from istio_init.rules.names import OWN_CHAINS, PASSTHROUGH
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, PortRange
-from tests import strategies
+from tests.strategies import S4, S6, configs
 from tests.unit.flags import ids, networks, ports
 from tests.unit.settings import tried
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from istio_init.config.model import Layout
     from istio_init.rules.ranges import Family, Network
 
 V4, V6 = address("10.0.0.5"), address("fd00::5")
@@ -467,9 +465,6 @@ def test_invalid_packets_are_dropped_in_mangle() -> None:
         assert rules(found, family, "mangle", "ISTIO_DROP") == ["-j DROP"]
 
 
-S4, S6 = address("10.96.0.10"), address("fd00::a")
-
-
 @pytest.mark.parametrize(
     ("redirect", "everything", "flag", "known", "on", "captured"),
     [
@@ -656,53 +651,6 @@ def test_match_on_everything_is_left_out() -> None:
     for family in FAMILIES:
         assert rules(planned(config), family, "nat", "ISTIO_OUTPUT")[-1] == "-j ISTIO_REDIRECT"
         assert rules(planned(config), family, "nat", "PREROUTING") == ["-j RETURN"]
-
-
-def configs(layout: Layout) -> st.SearchStrategy[Config]:
-    """Wishes of every kind at once."""
-    port_lists = st.lists(strategies.port_ranges, max_size=3).map(tuple)
-    id_lists = st.lists(strategies.id_ranges, min_size=1, max_size=3).map(tuple)
-    any_network = st.one_of(strategies.networks(IPV4), strategies.networks(IPV6))
-    cidrs = st.lists(any_network, max_size=3).map(tuple)
-    names = st.lists(strategies.interface_names, max_size=2).map(tuple)
-    servers = st.lists(st.sampled_from((S4, S6)), max_size=2).map(tuple)
-    more: dict[str, Any] = {}
-    if layout == LAYOUT_1_30:
-        more = {
-            "tunnel_port": strategies.ports,
-            "outbound_ports": port_lists,
-            "outbound_exclude_ports": port_lists,
-            "exclude_interfaces": names,
-            "virtual_interfaces": names,
-            "redirect_dns": st.booleans(),
-            "capture_all_dns": st.booleans(),
-            "dns_servers": st.one_of(st.none(), servers),
-            "dns_zones": st.booleans(),
-            "drop_invalid": st.booleans(),
-            "owner_groups": st.one_of(st.none(), st.just(()), id_lists),
-            "owner_groups_exclude": st.one_of(st.just(()), id_lists),
-            "loopback": strategies.networks(IPV4, 8).map(
-                lambda one: network(f"127{one.address[one.address.index('.') :]}/{one.prefix}")[0]
-            ),
-        }
-    return st.builds(
-        Config,
-        st.just(layout),
-        mode=st.sampled_from(MODES),
-        outbound_port=strategies.ports,
-        inbound_port=strategies.ports,
-        proxy_uids=id_lists,
-        proxy_gids=id_lists,
-        inbound_all=st.booleans(),
-        inbound_ports=port_lists,
-        inbound_exclude_ports=port_lists,
-        outbound_all=st.booleans(),
-        outbound_cidrs=cidrs,
-        outbound_exclude_cidrs=cidrs,
-        tproxy_mark=st.integers(1, 0xFFFFFFFF),
-        ipv6=st.booleans(),
-        **more,
-    )
 
 
 @given(st.sampled_from(LAYOUTS).flatmap(configs))

@@ -294,9 +294,11 @@ def _append_multus_network(known: str, network: str) -> str:
             return known
         if not isinstance(networks, list) or not all(isinstance(item, dict) for item in networks):
             return known
-        if any(item.get("name") == network for item in networks):
+        namespace, _, name = network.rpartition("/")
+        added = {"name": name, "namespace": namespace} if namespace else {"name": name}
+        if any(added.items() <= item.items() for item in networks):
             return known
-        return f'{known[:end]}, {{"name": "{network}"}}{known[end:]}'
+        return f"{known[:end]}{', ' if networks else ''}{json.dumps(added)}{known[end:]}"
     if network in [item.strip() for item in known.split(",")]:
         return known
     return f"{known}, {network}"

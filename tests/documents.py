@@ -1,4 +1,4 @@
-"""The parts of the README that are made from the program, so that they stay true.
+"""The parts of the documentation that are made from the program, so that they stay true.
 
 Run as a module, it brings them up to date.
 """
@@ -10,9 +10,15 @@ import re
 from pathlib import Path
 
 from istio_init.config.options import OPTIONS
+from istio_init.inject import webhooks
+from istio_init.inject.annotations import markdown_table
+from istio_init.inject.gates import reasons_table
+from istio_init.inject.generation import NEW, OLD, Generation
+from istio_init.inject.status_table import markdown, status_table
 
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"
+DOCS = _ROOT / "docs"
 MEASURED = _ROOT / "scripts" / "bench.json"
 # The rows of the table of costs; the benchmark has more.
 _ROWS = (
@@ -67,18 +73,38 @@ def cost_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-# Mark, and what stands between it and the mark of its end.
-_TABLES = {"flags": flag_table, "costs": cost_table}
+def injected(release: Generation) -> str:
+    """Return the injection status table of a release, in an installation without settings."""
+    return markdown(status_table(release, webhooks.installation(release)))
 
 
-def brought_up_to_date(text: str) -> str:
-    """Return the README's text with the tables that are made."""
-    for mark, table in _TABLES.items():
-        block = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end of {mark} -->)", re.DOTALL)
-        text, found = block.subn(lambda marks: marks[1] + table() + marks[2], text)  # noqa: B023
-        assert found == 1, f"README.md has {found} places for {mark}"
+# A page, the mark in it, and what stands between the mark and its end.
+_TABLES = (
+    ("flags.md", "flags", flag_table),
+    ("cost.md", "costs", cost_table),
+    ("injection.md", "annotations", markdown_table),
+    ("injection.md", "reasons", reasons_table),
+    ("injection.md", "status 1.0", lambda: injected(OLD)),
+    ("injection.md", "status 1.30", lambda: injected(NEW)),
+)
+
+
+def pages() -> tuple[Path, ...]:
+    """Return the README and every page of docs/."""
+    return (README, *sorted(DOCS.glob("*.md")))
+
+
+def brought_up_to_date(page: Path) -> str:
+    """Return a page's text with the tables that are made."""
+    text = page.read_text(encoding="utf-8")
+    for name, mark, table in _TABLES:
+        if name == page.name:
+            block = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end of {mark} -->)", re.DOTALL)
+            text, places = block.subn(lambda marks: marks[1] + table() + marks[2], text)  # noqa: B023
+            assert places == 1, f"{page.name} has {places} places for {mark}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(brought_up_to_date(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for _page in pages():
+        _page.write_text(brought_up_to_date(_page), encoding="utf-8")

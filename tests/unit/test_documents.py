@@ -1,0 +1,62 @@
+"""The documentation says what the program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pytest
+
+from istio_init.cli import main
+from tests.documents import DOCS, README, brought_up_to_date, pages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A newcomer reads the README to its end.
+LONGEST_README = 260
+_LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_PATH = re.compile(r"`((?:istio_init|tests|scripts|container|docs)/[\w./-]+)`")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_tables_are_made_from_the_program_and_the_measurements(page: Path) -> None:
+    assert brought_up_to_date(page) == page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    for target, _ in _LINK.findall(text):
+        if "://" not in target:
+            assert (page.parent / unquote(target)).exists(), target
+    for path in _PATH.findall(text):
+        assert (README.parent / path).exists(), path
+
+
+def test_readme_is_short_and_names_every_page() -> None:
+    text = README.read_text(encoding="utf-8")
+
+    assert text.count("\n") <= LONGEST_README
+    for page in DOCS.glob("*.md"):
+        assert f"](docs/{page.name})" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "begins"), [(README, "istio-iptables"), (DOCS / "operations.md", "explain")]
+)
+def test_example_prints_what_the_page_shows(
+    page: Path, begins: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTIO_CLUSTER_CONFIG", "/nonexistent")
+    monkeypatch.setenv("ISTIO_SIDECAR_CONFIG", "/nonexistent")
+    text = page.read_text(encoding="utf-8")
+    example = text.split(f"```console\n$ istio-init {begins} ", 1)[1]
+    command, _, rest = f"{begins} {example}".partition("\n")
+
+    assert main(shlex.split(command)) == 0
+
+    assert capsys.readouterr().out == rest.partition("```")[0]
