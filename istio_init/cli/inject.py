@@ -8,6 +8,8 @@ import sys
 import click
 
 from istio_init.cli import manifest_run
+from istio_init.cli.click_flags import Command
+from istio_init.cli.help import INJECT_MANIFEST
 from istio_init.cli.manifest_run import option
 from istio_init.lean import TYPE_CHECKING, Record
 
@@ -18,20 +20,10 @@ if TYPE_CHECKING:
     from istio_init.inject.by_hand import InjectedPod
     from istio_init.inject.settings import Settings, SettingsFile
 
-NAME = "inject"
-ALIAS = "kube-inject"
-HELP = (
-    "Put the sidecar and its init container into the workloads of manifests. Changes nothing but "
-    "what it adds. Asks no cluster unless --from-cluster says so. Without a configuration of your "
-    "own the built-in one is used. Ends with 2 for bad input; then nothing is written."
-)
-EXAMPLES = (
-    "istio-init inject -f app.yaml | kubectl apply -f -",
-    "istio-init inject -f app.yaml --inject-config c.yaml --values v.json --mesh-config m.yaml",
-    "istio-init inject -f manifests/ --in-place --diff",
-    "istio-init inject -f app.yaml --explain-rules",
-    "istio-init inject --print-config",
-)
+
+def command() -> Command:
+    """Return the command."""
+    return Command(INJECT_MANIFEST, run, parameters())
 
 
 def parameters() -> list[click.Parameter]:
@@ -60,7 +52,7 @@ def parameters() -> list[click.Parameter]:
                help="Read the configuration from the ConfigMaps of a cluster."),
         option("--kubeconfig", "-c", default="", metavar="FILE", help="With --from-cluster."),
         option("--context", default="", metavar="NAME", help="With --from-cluster."),
-        option("-i", "--istioNamespace", "istio_namespace", default="istio-system",
+        option("-i", "--istioNamespace", "istio_namespace", default="",
                metavar="NAME", help="Namespace of the ConfigMaps. [default: istio-system]"),
         option("--injectConfigMapName", "inject_config_map", default="", metavar="NAME",
                help="ConfigMap of the inject config. [default: istio-sidecar-injector]"),
@@ -148,17 +140,10 @@ def _inject(flags: _Flags, output: manifest_run.OutputFlags, *, explain_rules: b
 
 def _rules(pods: list[InjectedPod]) -> Iterator[str]:
     """Yield the rules of each pod, as its init container writes them."""
-    from istio_init.formats import save
-    from istio_init.inject import init_container
-    from istio_init.inject.problems import printable
+    from istio_init.inject.pod_rules import explain_rules
 
     for pod in pods:
-        yield printable(f"# {pod.where.workload}") + "\n"
-        found = init_container.find(pod.spec)
-        if found is None:
-            yield "# no init container: another program writes its rules\n"
-            continue
-        yield save.render(init_container.rules_of(found[1]))
+        yield explain_rules(pod.spec, pod.where)
 
 
 def _settings(flags: _Flags) -> Settings:
@@ -178,7 +163,6 @@ def _settings(flags: _Flags) -> Settings:
 
 def _files(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, SettingsFile | None]:
     """Return inject config, values and mesh config: of files, else the cluster, else built in."""
-    from istio_init.inject import builtin
     from istio_init.inject.settings import SettingsFile
 
     config, values, mesh = (
@@ -189,6 +173,8 @@ def _files(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, SettingsFi
         config, values, mesh = config or live[0], values or live[1], mesh or live[2]
     if config is not None:
         return config, values, mesh
+    from istio_init.inject import builtin
+
     built_in = [SettingsFile(builtin.text(name), name) for name in builtin.FILES]
     return built_in[0], values or built_in[1], mesh or built_in[2]
 
@@ -214,7 +200,7 @@ def _from_cluster(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, Set
         inject_config_map=flags.inject_config_map,
         mesh_config_map=flags.mesh_config_map,
     )
-    place = f"ConfigMap in {flags.istio_namespace}, key"
+    place = f"ConfigMap {live.name}, key"
     return (
         SettingsFile(live.inject_config, f"{place} config"),
         None if live.values is None else SettingsFile(live.values, f"{place} values"),

@@ -16,13 +16,14 @@ from istio_init.inject.containers import (
 )
 from istio_init.inject.names import IMAGE_TYPE, INIT, PROXY, VALIDATION
 from istio_init.inject.pod_values import go_text
+from istio_init.rules.names import DEFAULT_PROXY_ID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 JsonMap = dict[str, Any]
 
-PROXY_USER = 1337
+PROXY_USER = DEFAULT_PROXY_ID.low
 
 _VARIANTS = ("-distroless", "-debug")
 _RANGE = re.compile(r"\s*([0-9]{1,10})([/-])([0-9]{1,10})", re.ASCII)

@@ -131,9 +131,7 @@ def _url_join(parts: dict[str, Value]) -> str:
     else:
         if scheme or host or userinfo:
             if host or path or userinfo:
-                if host or userinfo:
-                    text += "//"
-                elif path.startswith("//"):
+                if host or userinfo or path.startswith("//"):
                     text += "//"
             if userinfo:
                 text += _userinfo(userinfo) + "@"
