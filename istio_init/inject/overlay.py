@@ -41,11 +41,11 @@ def read_overlay(text: str) -> JsonMap:
 
 def _checked(value: object) -> JsonMap:
     if value is None:
-        return {}
+        value = {}
     if not isinstance(value, dict):
         raise InjectionError([error(f"expected a mapping and not {quoted(value)}")])
     checked: JsonMap = read_value(value, POD, OVERLAY)
-    return {key: checked[key] for key in ("metadata", "spec") if key in checked}
+    return {key: checked.get(key) or {} for key in ("metadata", "spec")}
 
 
 class OverlayReader:
