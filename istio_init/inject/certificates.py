@@ -95,7 +95,7 @@ def renewed(authorities: Authorities | None, now: datetime, terms: Terms) -> Aut
         upcoming = issue_authority(now, terms)
     # The last certificate that a former one has signed expires that long after its successor
     # began to sign.
-    successors = (*former[1:], current.certificate)
+    successors = (*former, current.certificate)[1:]
     in_use = tuple(
         one
         for one, successor in zip(former, successors, strict=True)
