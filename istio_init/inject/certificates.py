@@ -61,7 +61,10 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """All authorities that are in use; ``former`` are certificates without their keys."""
+    """All authorities that are in use.
+
+    ``former`` are certificates without their keys, the oldest first.
+    """
 
     current: KeyPair
     upcoming: KeyPair | None = None
@@ -90,10 +93,15 @@ def renewed(authorities: Authorities | None, now: datetime, terms: Terms) -> Aut
         current, upcoming = upcoming, None
     elif upcoming is None and is_due(current.certificate, now, terms.authority):
         upcoming = issue_authority(now, terms)
-    if _may_sign(current.certificate, terms) + terms.server + BACKDATED <= now:
-        # The last certificate that a former one has signed has expired.
-        former = ()
-    return Authorities(current, upcoming, _unexpired(former, now))
+    # The last certificate that a former one has signed expires that long after its successor
+    # began to sign.
+    successors = (*former, current.certificate)[1:]
+    in_use = tuple(
+        one
+        for one, successor in zip(former, successors, strict=True)
+        if _may_sign(successor, terms) + terms.server + BACKDATED > now
+    )
+    return Authorities(current, upcoming, _unexpired(in_use, now))
 
 
 def is_due(certificate: bytes, now: datetime, lifetime: timedelta) -> bool:
