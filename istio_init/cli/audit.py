@@ -37,11 +37,11 @@ from istio_init.operate import audit
 
 if TYPE_CHECKING:
     from istio_init.config.model import Run
-    from istio_init.errors import Problem
+    from istio_init.errors import BadValue
     from istio_init.operate.audit import AuditResult
 
 
-def settings(call: str, flags: dict[str, str], problems: tuple[Problem, ...] = ()) -> Run:
+def settings(call: str, flags: dict[str, str], problems: tuple[BadValue, ...] = ()) -> Run:
     """Return how a call wants to look; what it wants to see may depend on the live rules.
 
     Raises:

@@ -14,7 +14,7 @@ import time
 
 from istio_init.cli import audit
 from istio_init.cli.terminal import Page
-from istio_init.errors import ApplyError, Problem
+from istio_init.errors import ApplyError, BadValue
 from istio_init.kernel import netns
 from istio_init.lean import TYPE_CHECKING
 from istio_init.log import Log
@@ -43,7 +43,7 @@ def audit_all(command: str, flags: dict[str, str], *, form: str, output: str) ->
     """
     named = flags.get("network-namespace", os.environ.get("NETWORK_NAMESPACE", ""))
     problems = (
-        (Problem("--network-namespace", named, "no single namespace beside --all"),)
+        (BadValue("--network-namespace", named, "no single namespace beside --all"),)
         if named.strip()
         else ()
     )

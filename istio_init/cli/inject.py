@@ -87,6 +87,8 @@ def run(*, print_config: bool, explain_rules: bool, **given: Any) -> int:  # noq
     from istio_init.errors import IstioInitError
 
     output = manifest_run.output_flags(given)
+    for short in ("revision", "kubeconfig", "istio_namespace"):
+        given[short] = manifest_run.without_equals(given[short])
     flags = _checked(_Flags(**given))
     if print_config:
         from istio_init.inject import builtin

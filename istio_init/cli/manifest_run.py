@@ -72,12 +72,22 @@ def output_flags(flags: dict[str, Any]) -> OutputFlags:
     Raises:
         UsageError: two of them exclude each other.
     """
-    names = ("files", "recursive", "output", "in_place", "diff")
-    taken = OutputFlags(**{name: flags.pop(name) for name in names})
+    taken = OutputFlags(
+        files=tuple(without_equals(name) for name in flags.pop("files")),
+        recursive=flags.pop("recursive"),
+        output=without_equals(flags.pop("output")),
+        in_place=flags.pop("in_place"),
+        diff=flags.pop("diff"),
+    )
     if taken.output and (taken.in_place or taken.diff):
         other = "--in-place" if taken.in_place else "--diff"
         raise click.UsageError(f"--output and {other} exclude each other")
     return taken
+
+
+def without_equals(text: str) -> str:
+    """Return the value of a short flag; ``-f=x`` means the same as ``-f x`` to istioctl."""
+    return text.removeprefix("=")
 
 
 def run(

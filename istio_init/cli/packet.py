@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.config import values
 from istio_init.config.options import Option
 from istio_init.diagnose.packet import LO, Packet, is_loopback
-from istio_init.errors import Problem
+from istio_init.errors import BadValue
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.ranges import IPV4, IPV6, Network
 
@@ -115,7 +115,7 @@ class _Texts:
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._texts = texts
-        self.problems: list[Problem] = []
+        self.problems: list[BadValue] = []
 
     def value(self, name: str, parse: Callable[[str], T], default: T) -> T:
         text = self._texts.get(name)
@@ -128,7 +128,7 @@ class _Texts:
             return default
 
     def refuse(self, name: str, expected: str) -> None:
-        self.problems.append(Problem(f"--{name}", self._texts.get(name, ""), expected))
+        self.problems.append(BadValue(f"--{name}", self._texts.get(name, ""), expected))
 
     def given(self, name: str) -> bool:
         return name in self._texts
@@ -136,7 +136,7 @@ class _Texts:
 
 def read(
     direction: Direction, texts: Mapping[str, str], host: Host
-) -> tuple[PacketQuery, tuple[Problem, ...]]:
+) -> tuple[PacketQuery, tuple[BadValue, ...]]:
     """Return the packet that the flags describe, and everything that is wrong with them."""
     entries = _Texts(texts)
     to = entries.value("to", _end, _Ends())

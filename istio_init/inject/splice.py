@@ -116,6 +116,15 @@ def same(one: PlainValue, other: PlainValue) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
+def equivalent(one: PlainValue, other: PlainValue) -> bool:
+    """Whether two values are the same to Kubernetes, to which a null is nothing."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(equivalent(one.get(key), other.get(key)) for key in {**one, **other})
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equivalent, one, other))
+    return same(one, other)
+
+
 def text_end(text: str, node: YamlNode) -> int:
     """Return the offset behind the last character that belongs to a document's root node."""
     return _Splicer(text, Style(), frozenset()).end(node, -1)
