@@ -225,6 +225,9 @@ class _Program(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front where none is named."""
         first = args[0] if args else ""
+        if first in help.ALIASES:
+            first = help.ALIASES[first]
+            args = [first, *args[1:]]
         if ctx.resilient_parsing and not args:
             # A shell asks what may come first.
             return super().parse_args(ctx, args)

@@ -194,13 +194,13 @@ def _of_step(step: routes.RouteStep, wanted: tuple[Item, ...]) -> Finding:
     item = step.item
     family = IPV6 if isinstance(item, routes.LoAddress) else item.family
     if step.verb == "add":
-        kind: diagnosis.Kind = "missing"
+        kind: diagnosis.FindingKind = "missing"
         lost = "inbound connections that TPROXY marks are not delivered to the proxy: they time out"
         if isinstance(item, routes.LoAddress):
             lost = "the proxy cannot deliver inbound IPv6 connections, whose source it is"
     elif item.plain in wanted:
         kind = "duplicate"
-        lost = "the first decides; what deletes one of them leaves the others"
+        lost = "the first one decides; deleting one of them leaves the others"
     else:
         kind, lost = "extra", _left_over(item)
     flag = "-r" if isinstance(item, routes.LocalRoute) else "-t"
@@ -240,8 +240,8 @@ def _elsewhere(state: LiveState, kind: str) -> Iterator[Finding]:
         except IstioInitError as error:
             tables = [f"they cannot be read: {error}"]
         lost = (
-            f"a packet meets them and those in {kind}; whichever redirects it first decides, and "
-            "flags that changed since take no effect"
+            f"a packet meets them and those in {kind}; the one that redirects it first decides, "
+            "and flags that changed since take no effect"
         )
         yield Finding(
             "second-backend", lost, rule=f"rules of istio-init in {other} ({', '.join(tables)})"
