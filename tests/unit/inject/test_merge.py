@@ -140,6 +140,12 @@ def test_every_list_with_a_key_holds_structs_that_have_it() -> None:
             id="what only deletes adds nothing",
         ),
         pytest.param(
+            spec(),
+            spec(affinity={"nodeAffinity": {"$patch": "delete"}}),
+            spec(affinity={}),
+            id="also inside of what is new",
+        ),
+        pytest.param(
             spec(containers=["odd", {"name": "a"}]),
             spec(containers=[{"name": "a", "image": "1"}]),
             spec(containers=["odd", {"name": "a", "image": "1"}]),

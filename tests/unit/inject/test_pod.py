@@ -680,3 +680,74 @@ def test_the_order_of_keys_makes_no_difference(original: Json, name: str) -> Non
         return [turned(one) for one in value] if isinstance(value, list) else value
 
     assert by_hand(turned(original), ALL[name]) == by_hand(original, ALL[name])
+
+
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-2, 70000), st.text(max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["name", "containers", "initContainers", "httpGet", "port", "path", "env", "x"]
+            ),
+            inner,
+            max_size=3,
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@tried
+@given(
+    pods(), chosen, st.tuples(anything, anything, anything), st.sampled_from([by_hand, admitted])
+)
+def test_no_record_is_too_odd(
+    original: Json,
+    name: str,
+    records: tuple[object, object, object],
+    inject: Any,  # noqa: ANN401 - as above
+) -> None:
+    status, overrides, probes = records
+    original["metadata"].setdefault("annotations", {}).update(
+        {
+            "sidecar.istio.io/status": json.dumps(status),
+            "proxy.istio.io/overrides": json.dumps(overrides),
+        }
+    )
+    variable = {
+        "name": "ISTIO_KUBE_APP_PROBERS",
+        "value": json.dumps({"/app-health/a/livez": probes}),
+    }
+    saved = {"httpGet": {"path": "/app-health/a/livez", "port": 15020}}
+    original["spec"]["containers"][0]["livenessProbe"] = saved
+    original["spec"]["containers"].append({**PROXY, "env": [variable]})
+    try:
+        inject(original, ALL[name])
+    except InjectionError as refused:
+        assert refused.problems  # noqa: PT017 - either is good
+
+
+@tried
+@given(st.dictionaries(st.sampled_from(["containers", "volumes", "hostNetwork"]), anything), chosen)
+def test_no_spec_is_too_odd(spec: Json, name: str) -> None:
+    for inject in (by_hand, admitted):
+        try:
+            inject({"metadata": {}, "spec": spec}, ALL[name])
+        except InjectionError as refused:
+            assert refused.problems  # noqa: PT017 - either is good
+
+
+@tried
+@given(st.fixed_dictionaries({"global": anything, "sidecarInjectorWebhook": anything}))
+def test_no_values_are_too_odd(values: Json) -> None:
+    by_hand(pod(container(livenessProbe={"httpGet": {"port": 1}})), new(values=json.dumps(values)))
+
+
+def test_a_pod_may_not_be_nested_without_end() -> None:
+    deep: object = {}
+    for _ in range(5000):
+        deep = {"x": deep}
+    original = pod({**PROXY, "own": deep})
+    with pytest.raises(InjectionError, match="nested too deeply"):
+        by_hand(original, new())
