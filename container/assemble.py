@@ -42,8 +42,6 @@ INJECTION = "istio_init/inject"
 PYTHON = f"python3.{sys.version_info.minor}"
 INTERPRETER = f"/usr/bin/{PYTHON}"
 HERE = Path(__file__).parent
-# Modules that stand for such as are imported and never used.
-UNUSED = HERE / "unused"
 STANDARD = Path(sysconfig.get_path("stdlib"))
 
 USERS = (("root", 0), ("istio-proxy", 1337), ("nobody", 65534))
@@ -124,15 +122,14 @@ def modules(program: str, packages: Path) -> dict[str, Path]:
     """Return the modules of the image, by the path below the library's folder."""
     # By an interpreter that has not imported what this script needs.
     bare = (sys.executable, "-I", "-S", "-B")
-    is_init = program == "init"
-    folders = [UNUSED, packages] if is_init else [packages]
     found: dict[str, Path] = {}
-    for line in lines_of(*bare, str(HERE / "imports.py"), program, *map(str, folders)):
+    for line in lines_of(*bare, str(HERE / "imports.py"), program, str(packages)):
         path = Path(line)
-        for base in (*folders, STANDARD):
+        for base in (packages, STANDARD):
             if path.is_relative_to(base):
                 found[str(path.relative_to(base))] = path
                 break
+    is_init = program == "init"
     for package in PACKAGES if is_init else PACKAGES[:1]:
         for path in (packages / package).rglob("*.py"):
             name = str(path.relative_to(packages))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from istio_init.diagnose.text import Line, Style
+    from istio_init.diagnose.text import Style, StyledLine
     from istio_init.inject.check import CheckedWorkload, Installation
     from istio_init.inject.cluster import Cluster
     from istio_init.inject.gates import InjectionPolicy
@@ -274,7 +274,7 @@ def _show_table(policy: InjectionPolicy, entries: Sequence[WebhookEntry], flags:
     _print(_table_lines(rows))
 
 
-def _table_lines(rows: Sequence[StatusRow]) -> Iterator[Line]:
+def _table_lines(rows: Sequence[StatusRow]) -> Iterator[StyledLine]:
     cells = [("NAMESPACE LABEL", "POLICY", "POD", "INJECTED", "DECIDED BY")]
     cells += [
         (
@@ -293,7 +293,7 @@ def _table_lines(rows: Sequence[StatusRow]) -> Iterator[Line]:
         yield (("  ".join(padded), style),)
 
 
-def _print(lines: Iterator[Line]) -> None:
+def _print(lines: Iterator[StyledLine]) -> None:
     from istio_init.cli import terminal
 
     terminal.write(lines)

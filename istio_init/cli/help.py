@@ -1,7 +1,7 @@
 """The commands: what each is for, its help and its examples.
 
-A command of a new module takes one line in COMMANDS, with the module's name. The
-module has a function ``command()`` that returns the click command, and is imported
+A command with a module of its own takes one entry in COMMANDS, with the module's name.
+The module has a function ``command()`` that returns the click command; it is imported
 when the command is called, completed or asked for its own help.
 """
 

@@ -16,7 +16,7 @@ from istio_init.inject.problems import Where, has_errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from istio_init.diagnose.text import Line, Style
+    from istio_init.diagnose.text import Style, StyledLine
     from istio_init.inject.gates import Decision, InjectionPolicy
     from istio_init.inject.kinds import PodCarrier
     from istio_init.inject.problems import Problem
@@ -151,7 +151,7 @@ _STYLES: dict[CheckResult, Style] = {
 }
 
 
-def lines(workloads: Iterable[CheckedWorkload]) -> Iterator[Line]:
+def lines(workloads: Iterable[CheckedWorkload]) -> Iterator[StyledLine]:
     """Yield one line for each workload, in columns."""
     listed = list(workloads)
     width = max((len(one.where.workload) for one in listed), default=0)
@@ -164,7 +164,7 @@ def lines(workloads: Iterable[CheckedWorkload]) -> Iterator[Line]:
         )
 
 
-def explanation(workload: CheckedWorkload) -> Iterator[Line]:
+def explanation(workload: CheckedWorkload) -> Iterator[StyledLine]:
     """Yield the whole chain of one workload: every rule of both gates, and what to change."""
     position = workload.where.position
     yield (
