@@ -52,13 +52,15 @@ def basic_kind(value: Value) -> str:
     return ""
 
 
-@BUILTINS.add("eq", "value; ...value", gives_text=False)
 def equal(first: Value, *others: Value) -> bool:
     """Return whether the first value equals any of the others, as Go's ``eq`` decides."""
     if not others:
         raise FunctionError("there is nothing to compare with")
     kind = basic_kind(first)
     return any(_equal(kind, first, other) for other in others)
+
+
+BUILTINS.add("eq", "value; ...value", gives_text=False)(equal)
 
 
 def _equal(kind: str, first: Value, other: Value) -> bool:

@@ -11,12 +11,11 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError, LimitError, TemplateError
 from istio_init.inject.template.functions import CHECKS, Function, constant
 from istio_init.inject.template.lexer import place
-from istio_init.inject.template.library import Library
 from istio_init.inject.template.nodes import (
     Action,
     Bool,
@@ -53,6 +52,11 @@ from istio_init.inject.template.values import (
     is_true,
     type_name,
 )
+
+if TYPE_CHECKING:
+    from typing import NoReturn, TypeAlias
+
+    from istio_init.inject.template.library import Library
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,8 @@ class Frame:
     """The state of one rendering."""
 
     __slots__ = (
-        "depth", "environment", "limits", "memory", "next_check", "parts", "size", "slots", "start", "steps",
-        "suspects", "trees",
+        "depth", "environment", "limits", "memory", "next_check", "parts", "size", "slots", "start",
+        "steps", "suspects", "trees",
     )  # fmt: skip
 
     def __init__(
@@ -203,7 +207,7 @@ class Compiler:
                 steps.append(node.text)
                 size += len(node.text)
                 continue
-            steps.append(self.node(node, _in_quotes(nodes, index)))
+            steps.append(self.node(node, in_quotes=_in_quotes(nodes, index)))
             jumps = jumps or isinstance(node, Jump | Branch)
         count = len(steps) + 1
         first_pos = nodes[0].pos if nodes else 0
@@ -238,16 +242,16 @@ class Compiler:
                 else:
                     jump = step(frame, dot)  # type: ignore[operator]
                     if jump is not None:
-                        return jump  # type: ignore[no-any-return]
+                        return jump
             return None
 
         return run_with_jumps if jumps else run
 
-    def node(self, node: Node, in_quotes: bool) -> Exec:
+    def node(self, node: Node, *, in_quotes: bool) -> Exec:
         """Compile one node that is not text."""
         match node:
             case Action():
-                return self.action(node, in_quotes)
+                return self.action(node, in_quotes=in_quotes)
             case Branch(kind="range"):
                 return self.range(node)
             case Branch():
@@ -261,7 +265,7 @@ class Compiler:
                 text = node.text
                 return lambda frame, _dot: frame.parts.append(text)
 
-    def action(self, node: Action, in_quotes: bool) -> Exec:
+    def action(self, node: Action, *, in_quotes: bool) -> Exec:
         """Compile an action: its value is printed unless it sets variables."""
         value_of = self.pipeline(node.pipeline)
         source = self.source
@@ -280,7 +284,7 @@ class Compiler:
                     text: str = value  # type: ignore[assignment]
                 elif kind is Tainted:
                     text = value  # type: ignore[assignment]
-                    if not is_safe(value, in_quotes):  # type: ignore[arg-type]
+                    if not is_safe(value, in_quotes=in_quotes):  # type: ignore[arg-type]
                         frame.suspects[len(frame.parts)] = value  # type: ignore[assignment]
                 elif value is None:
                     text = "<no value>"
@@ -288,7 +292,7 @@ class Compiler:
                     text = printed(value)
                     if origin := source(value):
                         whole = Tainted.of(text, origin, lambda: printed(harmless(value)))
-                        if not is_safe(whole, in_quotes):
+                        if not is_safe(whole, in_quotes=in_quotes):
                             frame.suspects[len(frame.parts)] = whole
                 frame.grow(len(text))
             except FunctionError as error:
@@ -502,7 +506,7 @@ class Compiler:
 
         return value_of
 
-    def fields(self, inner: Eval, names: tuple[str, ...], node: Operand) -> Eval:
+    def fields(self, inner: Eval, names: tuple[str, ...], node: Operand | Command) -> Eval:
         """Compile a chain of fields."""
         error = self.error
 
@@ -578,6 +582,8 @@ class Compiler:
                 except FunctionError as error:
                     return self.failing(operand, str(error))
                 return lambda _frame, _dot: value
+            case _:
+                pass
         return self.checked(self.operand(operand), wanted, self.last(operand))
 
     def checked(self, value_of: Eval, wanted: str, node: Operand | Command) -> Eval:
@@ -664,6 +670,8 @@ class Compiler:
                 return self.last(first)
             case FieldChain():
                 return self.last(node.operand)
+            case _:
+                pass
         return node
 
 
@@ -722,7 +730,7 @@ def field_of(value: Value, name: str) -> Value:
         raise FunctionError(f'the {value.go_type} is nil: there is no "{name}" to read')
     method = getattr(value, "go_methods", {}).get(name)
     if method is not None:
-        return method(value)  # type: ignore[no-any-return]
+        return method(value)
     raise FunctionError(f'a {type_name(value)} has no field "{name}"')
 
 

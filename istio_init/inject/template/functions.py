@@ -8,8 +8,8 @@ the way it is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.nodes import Bool, Nil, Number, String
@@ -26,6 +26,9 @@ from istio_init.inject.template.values import (
     Value,
     type_name,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ def plain(value: Value) -> Value:
             return [plain(item) for item in value]
         case NilPointer():
             return None
+        case _:
+            pass
     return value
 
 

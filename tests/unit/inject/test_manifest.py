@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +55,9 @@ def test_the_text_means_the_new_value_and_the_old_text_can_be_had_back(
         after = load_documents(result.text)
     except Exception as e:
         raise AssertionError(f"{e}\nTEXT {text!r}\nAFTER {result.text!r} {new}")
-    assert same(_without_nulls(after[0].value), _without_nulls(new)), f"TEXT {text!r}\nAFTER {result.text!r}\n{new}"
+    assert same(_without_nulls(after[0].value), _without_nulls(new)), (
+        f"TEXT {text!r}\nAFTER {result.text!r}\n{new}"
+    )
     if not at_end:
         assert result.text.endswith(f"---\n{_OTHER}".replace("\n", newline))
     before = rewrite(result.text, "app.yaml", _kept)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from istio_init.inject.data import prepare_values
 from istio_init.inject.template import Template, TemplateData, TemplateError
+
+if TYPE_CHECKING:
+    from tests.unit.inject.templates import Json
 
 GO = json.loads(Path(__file__).with_name("go_output.json").read_text())
 CASES = [
@@ -29,7 +32,7 @@ def run(template: str) -> str:
 
 
 @pytest.mark.parametrize(("template", "expected"), CASES)
-def test_it_prints_what_go_prints(template: str, expected: Any) -> None:
+def test_it_prints_what_go_prints(template: str, expected: Json) -> None:
     if isinstance(expected, str):
         assert run(template) == expected
         return
@@ -44,7 +47,9 @@ def test_it_prints_what_go_prints(template: str, expected: Any) -> None:
 def test_no_rendering_changes_the_data() -> None:
     before = json.dumps(GO["data"])
     data = TemplateData(prepare_values(GO["data"]))
-    template = Template.parse("{{ $_ := set .m `z` 1 }}{{ $_ := unset .deep `a` }}{{ .m.z }}", "1.30")
+    template = Template.parse(
+        "{{ $_ := set .m `z` 1 }}{{ $_ := unset .deep `a` }}{{ .m.z }}", "1.30"
+    )
     assert [template.render(data), template.render(data)] == ["1", "1"]
     assert json.dumps(GO["data"]) == before
     assert "z" not in data.root["m"]  # type: ignore[index]
