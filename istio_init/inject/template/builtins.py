@@ -77,9 +77,9 @@ def _equal(kind: str, first: Value, other: Value) -> bool:
         return nil is other_nil
     if isinstance(other, dict | list):
         raise FunctionError(f"{type_name(other)} cannot be compared")
-    if isinstance(first, Struct) and isinstance(other, Struct):
+    if isinstance(first, Struct) and isinstance(other, Struct) and not first.type.pointer:
         return first.type is other.type and first.data == other.data
-    return first == other
+    return first is other
 
 
 def _is_nil(value: Value) -> bool:

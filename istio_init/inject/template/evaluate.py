@@ -247,7 +247,7 @@ class Compiler:
 
         return run_with_jumps if jumps else run
 
-    def node(self, node: Node, *, in_quotes: bool) -> Exec:
+    def node(self, node: Action | Branch | Jump | Call, *, in_quotes: bool) -> Exec:
         """Compile one node that is not text."""
         match node:
             case Action():
@@ -261,9 +261,6 @@ class Compiler:
                 return lambda _frame, _dot: kind
             case Call():
                 return self.call(node)
-            case Text():
-                text = node.text
-                return lambda frame, _dot: frame.parts.append(text)
 
     def action(self, node: Action, *, in_quotes: bool) -> Exec:
         """Compile an action: its value is printed unless it sets variables."""

@@ -26,7 +26,7 @@ from istio_init.inject.template.values import (
 MAX_WIDTH = 10_000
 MAX_STAR = 1_000_000
 
-_INDEX = r"(?:\[([0-9]*)\])?"
+_INDEX = r"(?:\[([^\]]*)\])?"
 _VERB = re.compile(
     rf"%([-+# 0]*){_INDEX}(\*|[0-9]+)?(?:(\.){_INDEX}(\*|[0-9]+)?)?{_INDEX}(.)?", re.DOTALL
 )
@@ -113,7 +113,7 @@ class _Format:
         if index is None:
             return True
         self.reordered = True
-        number = int(index[:9] or "0")
+        number = int(index[:9]) if index.isdecimal() and index.isascii() else 0
         if not 1 <= number <= len(self.values):
             return False
         self.taken = number - 1
