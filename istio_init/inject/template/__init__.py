@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import TemplateError
-from istio_init.inject.template.evaluate import Body, Compiler, Frame, Limits
+from istio_init.inject.template.evaluate import Compiler
+from istio_init.inject.template.frame import Body, Frame, Limits
 from istio_init.inject.template.library import MUTATING, Generation, Library, library
 from istio_init.inject.template.parser import parse
 from istio_init.inject.template.values import Struct, Value, from_utf8, utf8

@@ -13,7 +13,8 @@ from istio_init.inject.template.budget import Parts
 from istio_init.inject.template.durations import MAX_DURATION, duration_text
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.functions import Registry
-from istio_init.inject.template.plain import json_text, yaml_text
+from istio_init.inject.template.goyaml import yaml_text
+from istio_init.inject.template.plain import json_text
 from istio_init.inject.template.printing import MAX_TEXT, printed, sprint
 from istio_init.inject.template.values import (
     NilPointer,
@@ -24,7 +25,7 @@ from istio_init.inject.template.values import (
 )
 
 if TYPE_CHECKING:
-    from istio_init.inject.template.evaluate import Frame
+    from istio_init.inject.template.frame import Frame
 
 ISTIO_1_0 = Registry()
 ISTIO_1_30 = Registry()

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from istio_init.inject.kubernetes_types import KUBERNETES
 from istio_init.inject.schema import MESSAGES_1_0, MESSAGES_1_30, Messages, kubernetes_type
 from istio_init.inject.template import TemplateError
+from istio_init.inject.template.goyaml import yaml_text
 from istio_init.inject.template.library import SPRIG, library
-from istio_init.inject.template.plain import json_text, yaml_text
+from istio_init.inject.template.plain import json_text
 from istio_init.inject.template.values import Struct
 from tests.unit.inject.templates import MESH, METADATA, SPEC, Json, render, render_old
 
