@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from istio_init.inject.data import data_1_0, data_1_30
 from istio_init.inject.template import Template, TemplateData
+
+# Plain data, as JSON has it.
+Json: TypeAlias = Any
 
 PROXY_CONFIG: dict[str, Any] = {
     "configPath": "./etc/istio/proxy",
@@ -35,7 +38,10 @@ SPEC: dict[str, Any] = {
         {
             "name": "web",
             "image": "registry/web:1.2",
-            "ports": [{"containerPort": 80, "name": "http"}, {"containerPort": 53, "protocol": "UDP"}],
+            "ports": [
+                {"containerPort": 80, "name": "http"},
+                {"containerPort": 53, "protocol": "UDP"},
+            ],
             "resources": {"limits": {"cpu": "1500m"}},
             "securityContext": {"runAsUser": 7},
             "readinessProbe": {"httpGet": {"port": "http", "path": "/ready"}},
@@ -49,7 +55,7 @@ VALUES: dict[str, Any] = {
 }
 
 
-def pod_data(**changes: Any) -> TemplateData:
+def pod_data(**changes: object) -> TemplateData:
     """Return the data of a pod for templates of 1.30."""
     given: dict[str, Any] = {
         "metadata": METADATA,
@@ -66,7 +72,7 @@ def pod_data(**changes: Any) -> TemplateData:
     return data_1_30(**{**given, **changes})
 
 
-def old_pod_data(**changes: Any) -> TemplateData:
+def old_pod_data(**changes: object) -> TemplateData:
     """Return the data of a pod for templates of 1.0."""
     given: dict[str, Any] = {
         "metadata": METADATA,
@@ -77,11 +83,11 @@ def old_pod_data(**changes: Any) -> TemplateData:
     return data_1_0(**{**given, **changes})
 
 
-def render(template: str, **changes: Any) -> str:
+def render(template: str, **changes: object) -> str:
     """Return what a template of 1.30 prints for the pod."""
     return Template.parse(template, "1.30").render(pod_data(**changes))
 
 
-def render_old(template: str, **changes: Any) -> str:
+def render_old(template: str, **changes: object) -> str:
     """Return what a template of 1.0 prints for the pod."""
     return Template.parse(template, "1.0").render(old_pod_data(**changes))
