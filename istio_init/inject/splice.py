@@ -8,6 +8,7 @@ blank lines around it stay as they are.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,8 +34,11 @@ _ITEM_KEYS: Final = (
     "uid",
 )
 _PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*\s+)+")
-_ALIAS = re.compile(r"(?:\s|#[^\n]*\n)*:?(?:\s|#[^\n]*\n)*-?\s*(\*[^\s,\[\]{}]+)")
-_BLANKS_AND_COMMENTS = re.compile(r"(?:\s|#[^\n]*)*")
+# Possessive: whatever a comment holds, it is looked at once.
+_GAP: Final = r"(?:\s++|#[^\n]*+)*+"
+_BLANKS_AND_COMMENTS = re.compile(_GAP)
+_COLON = re.compile(rf"{_GAP}:")
+_ALIAS = re.compile(rf"{_GAP}:?{_GAP}-?{_GAP}(\*[^\s,\[\]{{}}]+)")
 _LARGEST_COMPARISON: Final = 250_000
 
 
@@ -167,6 +171,7 @@ class _Splicer:
     def __init__(self, text: str, style: Style, shared: frozenset[int]) -> None:
         self.text, self.style, self.shared = text, style, shared
         self.edits: list[Edit] = []
+        self._ends: dict[int, int] = {}
 
     def change(self, node: YamlNode, old: PlainValue, new: PlainValue, place: _Place) -> None:
         """Add the edits that make ``new`` of a node whose value is ``old``."""
@@ -207,13 +212,19 @@ class _Splicer:
         """Return the offset behind the last character of a node; ``after`` as in ``_Place``."""
         if _is_alias(node, after):
             return self._alias(after).end(1)
+        known = self._ends.get(id(node))
+        if known is None:
+            known = self._ends[id(node)] = self._end(node, after)
+        return known
+
+    def _end(self, node: YamlNode, after: int) -> int:
         start, end = node.start_mark.index, int(node.end_mark.index)
         if node.__class__ is yaml.ScalarNode:
             if node.style in ("|", ">"):
                 header, _, _ = self.text[start:end].partition("\n")
                 if "+" not in header:
                     # The blank lines behind it are counted as its own.
-                    return int(start) + len(self.text[start:end].rstrip())
+                    return int(start) + len(self.text[start:end].rstrip("\r\n"))
             if start == end and after >= 0 and "\n" in self.text[after:start]:
                 return after
             return end
@@ -221,8 +232,7 @@ class _Splicer:
             return end
         if node.__class__ is yaml.SequenceNode:
             return self._items(node)[-1].end
-        key, value = node.value[-1]
-        return self.end(value, self._behind_colon(key))
+        return self._entries(node)[-1].end
 
     def _alias(self, after: int) -> re.Match[str]:
         match = _ALIAS.match(self.text, max(after, 0))
@@ -231,11 +241,10 @@ class _Splicer:
         return match
 
     def _behind_colon(self, key: YamlNode) -> int:
+        """Return the offset behind a key's colon, behind the key if it has none."""
         end = int(key.end_mark.index)
-        colon = self.text.find(":", end)
-        # Nothing but blanks stands between a key and its colon, if it has one.
-        between = self.text[end:colon] if colon >= 0 else "?"
-        return colon + 1 if not between.strip() else end
+        colon = _COLON.match(self.text, end)
+        return colon.end() if colon else end
 
     def _items(self, node: YamlNode) -> list[_Item]:
         """Return the items of a list in the text."""
@@ -260,6 +269,8 @@ class _Splicer:
 
     def _entries(self, node: YamlNode) -> list[_Item]:
         """Return the entries of a map in the text."""
+        if any(_is_alias(key, node.start_mark.index) for key, _ in node.value):
+            raise NoSpliceError("a key is an alias")
         return [
             _Item(self._key_start(key), self.end(value, self._behind_colon(key)))
             for key, value in node.value
@@ -291,7 +302,7 @@ class _Splicer:
         merged = None in keys
         entries = self._entries(node)
         column = entries[0].start - self._line_start(entries[0].start) if entries else 0
-        gone: list[int] = []
+        gone: set[int] = set()
         written: set[str] = set()
         for index, key in enumerate(keys):
             if key is None:
@@ -302,14 +313,17 @@ class _Splicer:
                     # To Kubernetes null is nothing.
                     continue
                 self._goes(key_node, value_node)
-                gone.append(index)
+                gone.add(index)
                 continue
             written.add(key)
             if same(old[key], new[key]):
                 continue
             if merged and None in keys[index:]:
                 raise NoSpliceError("a merge key follows the key that changes")
-            place = _Place(column, self._behind_colon(key_node), bool(node.flow_style))
+            after = self._behind_colon(key_node)
+            if not self.text.startswith(":", after - 1):
+                raise NoSpliceError("a key has no colon")
+            place = _Place(column, after, bool(node.flow_style))
             self.change(value_node, old[key], new[key], place)
         if merged and any(key not in new and old[key] is not None for key in old):
             raise NoSpliceError("a merge key has what goes")
@@ -326,10 +340,10 @@ class _Splicer:
             self._change_block_map(entries, gone, added, column)
 
     def _change_block_map(
-        self, entries: list[_Item], gone: list[int], added: dict[str, PlainValue], column: int
+        self, entries: list[_Item], gone: set[int], added: dict[str, PlainValue], column: int
     ) -> None:
         rest = list(added.items())
-        for index in gone:
+        for index in sorted(gone):
             entry = entries[index]
             if rest and self._begins_line(entry.start):
                 # What comes in the place of something else stands in its place.
@@ -350,7 +364,7 @@ class _Splicer:
 
     def _change_list(self, node: YamlNode, old: PlainValue, new: PlainValue, place: _Place) -> None:
         items = self._items(node)
-        gone: list[int] = []
+        gone: set[int] = set()
         added: dict[int, list[PlainValue]] = {}
         before = -1, -1
         in_flow = bool(node.flow_style)
@@ -363,13 +377,13 @@ class _Splicer:
             for left, right in pairs:
                 dash = items[left].start
                 after = dash if in_flow else dash + 1
-                column = dash - self._line_start(dash)
+                column = 0 if in_flow else dash - self._line_start(dash)
                 item_place = _Place(column, after, in_flow, in_list=True)
                 self.change(node.value[left], old[left], new[right], item_place)
             for left in olds[len(news) :]:
                 if not _is_alias(node.value[left], items[left].start):
                     self._goes(node.value[left])
-                gone.append(left)
+                gone.add(left)
             if len(news) > len(olds):
                 added[here[0]] = [new[right] for right in news[len(olds) :]]
             before = here
@@ -380,9 +394,9 @@ class _Splicer:
             self._change_block_list(items, gone, added, place)
 
     def _change_block_list(
-        self, items: list[_Item], gone: list[int], added: dict[int, list[PlainValue]], place: _Place
+        self, items: list[_Item], gone: set[int], added: dict[int, list[PlainValue]], place: _Place
     ) -> None:
-        for index in gone:
+        for index in sorted(gone):
             if not self._begins_line(items[index].start):
                 raise NoSpliceError("a list begins on the line of another")
             self._delete_lines(items[index])
@@ -402,11 +416,11 @@ class _Splicer:
         self,
         node: YamlNode,
         entries: list[_Item],
-        gone: list[int],
+        gone: set[int],
         added: dict[int, list[str]],
     ) -> None:
         kept = [index for index in range(len(entries)) if index not in gone]
-        for index in gone:
+        for index in sorted(gone):
             entry = entries[index]
             if kept and kept[0] < index:
                 self.edits.append(Edit(entries[index - 1].end, entry.end, ""))
@@ -500,14 +514,17 @@ def _identity(item: PlainValue) -> object:
 def _alignment(old: list[PlainValue], new: list[PlainValue]) -> list[tuple[int, int]]:
     """Return the pairs of indices of items that stay, in order: as many as can."""
     left, right = [_identity(one) for one in old], [_identity(one) for one in new]
+    places: dict[object, list[int]] = {}
+    for index, identity in enumerate(right):
+        places.setdefault(identity, []).append(index)
     pairs: list[tuple[int, int]] = []
     position = 0
     for index, identity in enumerate(left):
-        try:
-            position = right.index(identity, position) + 1
-        except ValueError:
-            continue
-        pairs.append((index, position - 1))
+        of_this = places.get(identity, [])
+        at = bisect_left(of_this, position)
+        if at < len(of_this):
+            pairs.append((index, of_this[at]))
+            position = of_this[at] + 1
     if len(pairs) == len(left) or len(left) * len(right) > _LARGEST_COMPARISON:
         return pairs
     return _longest_common(left, right)

@@ -8,15 +8,13 @@ argument of the wrong type, an unknown field) is a TemplateError at run time her
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError, LimitError, TemplateError
+from istio_init.inject.template.fields import field_of
+from istio_init.inject.template.frame import BREAK, NIL_ELEMENT, Body, Eval, Exec, Frame
 from istio_init.inject.template.functions import CHECKS, Function, constant
 from istio_init.inject.template.lexer import place
-from istio_init.inject.template.library import Library
 from istio_init.inject.template.nodes import (
     Action,
     Bool,
@@ -48,112 +46,20 @@ from istio_init.inject.template.taint import (
 )
 from istio_init.inject.template.values import (
     NilPointer,
-    Struct,
     Value,
     is_true,
     type_name,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one rendering may use.
-
-    ``output`` and ``memory`` count characters, of the result and of all longer values
-    on the way; ``steps`` are nodes that are run, ``depth`` is templates in templates.
-    """
-
-    output: int = 1 << 20
-    memory: int = 64 << 20
-    steps: int = 200_000
-    seconds: float = 2.0
-    depth: int = 50
+    from istio_init.inject.template.library import Library
 
 
 # A line on which nothing but dashes and a key stands before the quotes.
 _OPENS_QUOTES = re.compile(r'\n *(?:- +)*(?:[A-Za-z0-9_./-]+: +)?"\Z')
-
-
-class _NilElement:
-    """A nil that stands in a list or map: it prints like nothing, and has no fields."""
-
-    __slots__ = ()
-
-
-NIL_ELEMENT = _NilElement()
-BREAK, CONTINUE = "break", "continue"
-CHECK_CLOCK_EVERY = 500
-SMALL = 1024
-BYTES_OF_ITEM = 16
-
-
-class Frame:
-    """The state of one rendering."""
-
-    __slots__ = (
-        "depth", "environment", "limits", "memory", "next_check", "parts", "size", "slots", "start", "steps",
-        "suspects", "trees",
-    )  # fmt: skip
-
-    def __init__(
-        self, limits: Limits, environment: Mapping[str, str], trees: Mapping[str, Body]
-    ) -> None:
-        self.limits = limits
-        self.environment = environment
-        self.trees = trees
-        self.parts: list[str] = []
-        self.suspects: dict[int, Tainted] = {}
-        self.slots: list[Value] = []
-        self.size = 0
-        self.memory = 0
-        self.steps = 0
-        self.depth = 0
-        self.next_check = CHECK_CLOCK_EVERY
-        self.start = time.monotonic()
-
-    def tick(self, steps: int) -> None:
-        """Count steps; raises LimitError when a limit is passed."""
-        self.steps += steps
-        if self.steps >= self.next_check:
-            self.next_check = self.steps + CHECK_CLOCK_EVERY
-            if self.steps > self.limits.steps:
-                raise LimitError(f"the template needs more than {self.limits.steps} steps")
-            self.check_clock()
-
-    def check_clock(self) -> None:
-        """Raise LimitError if the time is over."""
-        if time.monotonic() - self.start > self.limits.seconds:
-            raise LimitError(f"the template runs for more than {self.limits.seconds} seconds")
-
-    def grow(self, size: int) -> None:
-        """Count characters of output; raises LimitError when there are too many."""
-        self.size += size
-        if self.size > self.limits.output:
-            raise LimitError(f"the output is longer than {self.limits.output} characters")
-
-    def spend(self, value: Value) -> None:
-        """Count what a long value takes; raises LimitError when all take too much."""
-        size = len(value) if isinstance(value, str) else 0
-        if isinstance(value, list | dict):
-            size = len(value) * BYTES_OF_ITEM
-        if size < SMALL:
-            return
-        self.check_clock()
-        self.memory += size
-        if self.memory > self.limits.memory:
-            raise LimitError(f"the values are longer than {self.limits.memory} characters together")
-
-
-Eval: TypeAlias = Callable[[Frame, Value], Value]
-Exec: TypeAlias = Callable[[Frame, Value], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A compiled template: what runs it, and how many variables it has."""
-
-    run: Exec
-    slots: int
 
 
 class Compiler:
@@ -203,7 +109,7 @@ class Compiler:
                 steps.append(node.text)
                 size += len(node.text)
                 continue
-            steps.append(self.node(node, _in_quotes(nodes, index)))
+            steps.append(self.node(node, in_quotes=_in_quotes(nodes, index)))
             jumps = jumps or isinstance(node, Jump | Branch)
         count = len(steps) + 1
         first_pos = nodes[0].pos if nodes else 0
@@ -238,16 +144,16 @@ class Compiler:
                 else:
                     jump = step(frame, dot)  # type: ignore[operator]
                     if jump is not None:
-                        return jump  # type: ignore[no-any-return]
+                        return jump
             return None
 
         return run_with_jumps if jumps else run
 
-    def node(self, node: Node, in_quotes: bool) -> Exec:
+    def node(self, node: Action | Branch | Jump | Call, *, in_quotes: bool) -> Exec:
         """Compile one node that is not text."""
         match node:
             case Action():
-                return self.action(node, in_quotes)
+                return self.action(node, in_quotes=in_quotes)
             case Branch(kind="range"):
                 return self.range(node)
             case Branch():
@@ -257,11 +163,8 @@ class Compiler:
                 return lambda _frame, _dot: kind
             case Call():
                 return self.call(node)
-            case Text():
-                text = node.text
-                return lambda frame, _dot: frame.parts.append(text)
 
-    def action(self, node: Action, in_quotes: bool) -> Exec:
+    def action(self, node: Action, *, in_quotes: bool) -> Exec:
         """Compile an action: its value is printed unless it sets variables."""
         value_of = self.pipeline(node.pipeline)
         source = self.source
@@ -280,7 +183,7 @@ class Compiler:
                     text: str = value  # type: ignore[assignment]
                 elif kind is Tainted:
                     text = value  # type: ignore[assignment]
-                    if not is_safe(value, in_quotes):  # type: ignore[arg-type]
+                    if not is_safe(value, in_quotes=in_quotes):  # type: ignore[arg-type]
                         frame.suspects[len(frame.parts)] = value  # type: ignore[assignment]
                 elif value is None:
                     text = "<no value>"
@@ -288,7 +191,7 @@ class Compiler:
                     text = printed(value)
                     if origin := source(value):
                         whole = Tainted.of(text, origin, lambda: printed(harmless(value)))
-                        if not is_safe(whole, in_quotes):
+                        if not is_safe(whole, in_quotes=in_quotes):
                             frame.suspects[len(frame.parts)] = whole
                 frame.grow(len(text))
             except FunctionError as error:
@@ -502,7 +405,7 @@ class Compiler:
 
         return value_of
 
-    def fields(self, inner: Eval, names: tuple[str, ...], node: Operand) -> Eval:
+    def fields(self, inner: Eval, names: tuple[str, ...], node: Operand | Command) -> Eval:
         """Compile a chain of fields."""
         error = self.error
 
@@ -578,6 +481,8 @@ class Compiler:
                 except FunctionError as error:
                     return self.failing(operand, str(error))
                 return lambda _frame, _dot: value
+            case _:
+                pass
         return self.checked(self.operand(operand), wanted, self.last(operand))
 
     def checked(self, value_of: Eval, wanted: str, node: Operand | Command) -> Eval:
@@ -664,6 +569,8 @@ class Compiler:
                 return self.last(first)
             case FieldChain():
                 return self.last(node.operand)
+            case _:
+                pass
         return node
 
 
@@ -695,35 +602,6 @@ def _in_quotes(nodes: list[Node], index: int) -> bool:
     if not isinstance(before, Text) or not isinstance(behind, Text):
         return False
     return behind.text.startswith('"') and _OPENS_QUOTES.search(before.text) is not None
-
-
-def field_of(value: Value, name: str) -> Value:
-    """Return the field or method ``name`` of a value that is no map.
-
-    Raises:
-        FunctionError: the value has no such field, or is a nil pointer.
-    """
-    if isinstance(value, Struct):
-        method = value.type.methods.get(name)
-        if method is not None:
-            return method(value)
-        if name in value.type.members:
-            return value.member(name)
-        raise FunctionError(f'a {value.type.name} has no field "{name}"')
-    if value is NIL_ELEMENT:
-        raise FunctionError(f'nil has no field "{name}"')
-    if isinstance(value, NilPointer):
-        if value.struct is not None:
-            method = value.struct.methods.get(name)
-            if method is not None:
-                return method(None)
-            if name not in value.struct.members:
-                raise FunctionError(f'a {value.struct.name} has no field "{name}"')
-        raise FunctionError(f'the {value.go_type} is nil: there is no "{name}" to read')
-    method = getattr(value, "go_methods", {}).get(name)
-    if method is not None:
-        return method(value)  # type: ignore[no-any-return]
-    raise FunctionError(f'a {type_name(value)} has no field "{name}"')
 
 
 def tainted_result(

@@ -7,7 +7,10 @@ the language's own spelling, for messages.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 
 @dataclass(slots=True)

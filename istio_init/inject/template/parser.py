@@ -36,7 +36,8 @@ MAX_UINT64 = 2**64 - 1
 _CONSTANTS = (Bool, Dot, Nil, Number, String)
 _STARTS_OPERAND = frozenset(
     {
-        "bool", "char", "dot", "field", "name", "number", "nil", "raw", "string", "variable", "open",
+        "bool", "char", "dot", "field", "name", "number", "nil", "raw", "string", "variable",
+        "open",
     }
 )  # fmt: skip
 _ESCAPES = {
@@ -219,6 +220,8 @@ class _Parser:
                 pipeline = self.pipeline("a block")
                 self.body_of(name, token)
                 return Call(word.pos + 6, name, pipeline)
+            case _:
+                pass
         self.next -= 1
         return Action(word.pos, self.pipeline("an action"))
 
@@ -371,6 +374,8 @@ class _Parser:
             case "char":
                 value = ord(self.unquoted(token))
                 return Number(pos, text, value, float(value), None)
+            case _:
+                pass
         return self.number(token)
 
     # Constants

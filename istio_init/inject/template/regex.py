@@ -14,9 +14,12 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError, LimitError
+
+if TYPE_CHECKING:
+    from typing import NoReturn, TypeAlias
 
 MAX_PATTERN = 1_000
 MAX_PROGRAM = 5_000
@@ -180,6 +183,8 @@ class _Parser:
                 return self.escape()
             case "*" | "+" | "?":
                 self.fail(f"there is nothing for {char} to repeat")
+            case _:
+                pass
         return self.literal(char)
 
     def literal(self, char: str) -> Node:
@@ -251,7 +256,7 @@ class _Parser:
         return self.literal(self.escaped_char())
 
     def class_escape(self) -> Test | None:
-        """Return the test of ``\\d``, ``\\pL`` and the like, or ``None``."""
+        r"""Return the test of ``\\d``, ``\\pL`` and the like, or ``None``."""
         char = self.pattern[self.pos : self.pos + 1]
         if char and char.lower() in _PERL:
             self.pos += 1
@@ -395,6 +400,8 @@ class _Assembler:
                 self.either(node.parts)
             case "repeat":
                 self.repeat(node)
+            case _:
+                pass
 
     def either(self, parts: tuple[Node, ...]) -> None:
         jumps = []
@@ -558,6 +565,8 @@ def _holds(kind: int, text: str, pos: int) -> bool:
             return pos == 0 or text[pos - 1] == "\n"
         case "$":
             return pos == len(text) or text[pos] == "\n"
+        case _:
+            pass
     before = pos > 0 and _is_word(text[pos - 1])
     behind = pos < len(text) and _is_word(text[pos])
     return (before != behind) is (chr(kind) == "b")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from istio_init.inject import builtin
 from istio_init.inject.by_hand import inject_manifest
-from istio_init.inject.problems import InjectionError, Severity
+from istio_init.inject.manifest import ManifestDocument, rewrite
+from istio_init.inject.problems import InjectionError, Severity, Where
 from istio_init.inject.settings import Settings, SettingsFile, load_settings
-from istio_init.inject.uninject import uninject
+from istio_init.inject.uninject import belong_together, uninject
 from istio_init.inject.yaml import load, load_documents
+
+if TYPE_CHECKING:
+    from istio_init.inject.plain_data import PlainValue
 
 RECORD = "# istio-init uninject: "
 
@@ -166,8 +171,6 @@ def test_a_record_brings_nothing_in(settings: Settings) -> None:
 
 
 def test_a_record_that_brings_back_what_is_not_there_is_warned_about() -> None:
-    from istio_init.inject.manifest import rewrite
-
     before = "apiVersion: v1\nkind: Pod\nmetadata: {}\nspec:\n  hostPID: true\n  a: 1\n"
     after = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {"a": 1}}
     text = rewrite(before, "f", lambda _: after, record=True).text
@@ -257,3 +260,54 @@ def test_annotations_that_make_no_sense_are_errors(settings: Settings) -> None:
     ):
         with pytest.raises(InjectionError, match=r"proxy.istio.io/overrides: it is not JSON"):
             call()
+
+
+def test_a_pod_without_the_record_of_a_key_is_not_touched_by_uninject() -> None:
+    for text in (DEPLOYMENT, OTHERS, JOB, LIST, "", "# nothing\n", "3\n", "[a]\n"):
+        result = uninject(text, "f")
+        assert (result.text, result.changed, result.notes) == (text, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("live", "before"),
+    [
+        ({"a": 1}, {"a": 2}),
+        ({"a": 1}, {"a": 1, "b": 2}),
+        ({"a": 1}, {"a": {"b": 1}}),
+        ({"a": [1]}, {"a": [1, 2]}),
+        ({"a": [{"name": "x"}]}, {"a": [{"name": "x", "image": "y"}]}),
+        ({"a": [{"name": "x"}]}, {"a": [{"name": "y"}]}),
+        ({"a": "1k"}, {"a": "1001"}),
+        ({"a": "true"}, {"a": "yes"}),
+        ([], {"a": 1}),
+        (None, {"a": 1}),
+    ],
+)
+def test_what_the_live_document_does_not_have_does_not_belong_to_it(
+    live: PlainValue, before: PlainValue
+) -> None:
+    assert not belong_together(ManifestDocument(before, live, Where()))
+
+
+@pytest.mark.parametrize(
+    ("live", "before"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1}),
+        ({"a": [1, 2]}, {"a": [2]}),
+        ({"a": 1}, {"a": 1, "b": None, "c": {}, "d": []}),
+        ({"a": [{"name": "x", "image": "y"}]}, {"a": [{"name": "x"}]}),
+        ({"a": "1"}, {"a": "1000m"}),
+        ({"a": "true", "b": "8"}, {"a": True, "b": 8}),
+        ({"p": {"httpGet": {"port": 15020}}}, {"p": {"tcpSocket": {"port": 80}}}),
+        ({"prometheus.io/port": "15020"}, {"prometheus-io.port": "80"}),
+    ],
+)
+def test_what_an_injection_replaces_belongs_to_the_document(
+    live: PlainValue, before: PlainValue
+) -> None:
+    assert belong_together(ManifestDocument(before, live, Where()))
+
+
+def test_a_live_document_that_makes_no_sense_belongs_to_nothing() -> None:
+    live = load(BROKEN)
+    assert not belong_together(ManifestDocument(load(DEPLOYMENT), live, Where()))

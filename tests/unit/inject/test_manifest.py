@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from istio_init.inject.problems import InjectionError, error
 from istio_init.inject.splice import equivalent, same
 from istio_init.inject.yaml import load, load_documents
 from tests.unit.inject.manifests import Layout, changed, documents, layouts
+from tests.unit.settings import tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from istio_init.inject.plain_data import PlainValue
 
 _OTHER = "# an other one\napiVersion: v1 # c\nkind:   ConfigMap\ndata: {  a: y}\n"
-_slow = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+_slow = settings(tried, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def to(value: PlainValue) -> Callable[[ManifestDocument], PlainValue]:
@@ -57,8 +59,21 @@ def test_the_text_means_the_new_value_and_the_old_text_can_be_had_back(
     assert rewrite(result.text, "app.yaml", to(new), record=True).text == result.text
 
 
+def like_kubernetes(value: PlainValue) -> bool:
+    """Whether lists hold scalars, or maps that each have a name."""
+    if isinstance(value, dict):
+        return all(map(like_kubernetes, value.values()))
+    if isinstance(value, list):
+        return all(
+            like_kubernetes(one) and "name" in one if isinstance(one, dict) else
+            not isinstance(one, list)
+            for one in value
+        )  # fmt: skip
+    return True
+
+
 @_slow
-@given(st.data(), documents, layouts())
+@given(st.data(), documents.filter(like_kubernetes), layouts())
 def test_lines_are_only_added_to_block_style(
     data: st.DataObject, value: PlainValue, layout: Layout
 ) -> None:
@@ -167,6 +182,17 @@ SPLICES = {
     ),
     "- a: 1\n  b: 2\n": ([{"b": 2}], "- b: 2\n"),
     "? a\n: b\n": ({"a": "b", "c": 1}, "? a\n: b\nc: 1\n"),
+    "a: |\n  x\n   \nb: 1\n": ({"a": "x\n \n", "b": 1, "c": 1}, "a: |\n  x\n   \nb: 1\nc: 1\n"),
+    "b:\n  a: |\n    x\n     \n": (
+        {"b": {"a": "x\n \n", "c": 1}},
+        "b:\n  a: |\n    x\n     \n  c: 1\n",
+    ),
+    "b:\n  a: |+\n    x\n\n": ({"b": {"a": "x\n\n", "c": 1}}, "b:\n  a: |+\n    x\n\n  c: 1\n"),
+    "b:\n  a: |\n    x\n\n": ({"b": {"a": "x\n", "c": 1}}, "b:\n  a: |\n    x\n  c: 1\n\n"),
+    "a : # - b: *x\n  - # c: 'd\n    1\n": (
+        {"a": [1, 2]},
+        "a : # - b: *x\n  - # c: 'd\n    1\n  - 2\n",
+    ),
     "--- {a: 1}\n": ({"a": 1, "b": 2}, "--- {a: 1, b: 2}\n"),
     "a: null\nb: 1\n": ({"b": 1}, "a: null\nb: 1\n"),
 }
@@ -189,6 +215,7 @@ ANEW = {
     "a:\n  b: 1\n": ({"a": [1]}, "a map takes the place of a list"),
     "- - 1\n  - 2\n": ([[3, 1, 2]], None),
     "- - 1\n  - 2\n- 5": ([[2], 5], "line of another"),
+    "&x a: b\nc: {*x : d}\n": ({"a": "b", "c": {"a": "e"}}, "a key is an alias"),
     "a: |\n  x": ({"a": "x", "b": 1}, "without a line break"),
 }
 
@@ -288,3 +315,29 @@ def test_a_record_counts_only_if_it_is_trusted() -> None:
     result = rewrite(RECORDED, "f", to(new | {"d": 1}), trust=trust)
     assert result.text == "a: 1\nb: x\nc: 2\nd: 1\n"
     assert (seen[0].value, seen[0].live) == ({"a": 1, "b": "x"}, new)
+
+
+HOSTILE = {
+    "a long list": ("a:\n" + "- {name: x}\n" * 30_000, {"a": [{"name": "y"}] * 30_000}),
+    "a long flow list": ("a: [" + "1, " * 50_000 + "]\n", {"a": [2] * 40_000}),
+    "sets": ("a:\n" + "".join(f"  ? k{i}\n" for i in range(20_000)), {"a": {"k1": 1}}),
+    "comments": (f"a: {'# ' * 50_000}\n  b: 1\n", {"a": {"b": 1, "c": 2}}),
+    "an alias behind comments": (f"x: &x 1\na: {'# ' * 50_000}\n  *x\n", {"x": 1, "a": 2}),
+    "depth": (
+        "".join("  " * depth + "a:\n" for depth in range(90))
+        + "".join("  " * 90 + f"k{i}: 1\n" for i in range(2000)),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_is_changed_soon(name: str) -> None:
+    text, new = HOSTILE[name]
+    if new is None:
+        new = load(text.replace("k1: 1", "k1: 2"))
+    began = time.process_time()
+    result = rewrite(text, "f", to(new), record=True)
+    assert equivalent(load(result.text), new)
+    assert rewrite(result.text, "f", kept).text == text
+    assert time.process_time() - began < 20

@@ -101,8 +101,8 @@ def _camelcase(text: str) -> str:
     out = list(text[:lead])
     letters = text[lead:]
     if not letters:
-        # The last connector is written once more by the loop of the original.
-        return text
+        # The original writes the last connector once more.
+        return text + text[-1:]
     was_upper = letters[0].isupper()
     current = _up(letters[0])
     for char in letters[1:]:
