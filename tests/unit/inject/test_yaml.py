@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.inject import scalars
+from istio_init.inject.composer import MAX_NODES
 from istio_init.inject.problems import InjectionError
 from istio_init.inject.splice import same
-from istio_init.inject.yaml import MAX_BYTES, MAX_NODES, dump, load, load_documents
+from istio_init.inject.yaml import MAX_BYTES, dump, load, load_documents
 from tests.unit.inject.manifests import values
 from tests.unit.settings import tried
 
@@ -277,6 +278,46 @@ def test_nothing_shares_what_an_alias_stands_for() -> None:
     value = load("a: &a {b: [1]}\nc: *a\n")
     value["a"]["b"].append(2)
     assert value["c"] == {"b": [1]}
+
+
+AGAIN = """\
+first: 1
+---
+a: &x 1
+b: *x
+c: &x [2, &y {d: ! 'e', f: !!str 5}, "g"]
+h: *x
+<<: *y
+---
+i: |
+  j
+k: &k
+"""
+
+
+def test_an_anchor_may_be_defined_again() -> None:
+    first, second, third = load_documents(AGAIN)
+    inner = {"d": "e", "f": "5"}
+    listed = [2, inner, "g"]
+    assert (first.value, third.value) == ({"first": 1}, {"i": "j\n", "k": None})
+    assert second.value == {"a": 1, "b": 1, "c": listed, "h": listed, **inner}
+    assert AGAIN[second.start : second.end].endswith("<<: *y\n")
+    assert (second.line, third.line) == (3, 9)
+
+
+AGAIN_AND_WRONG = {
+    "a: &x 1\nb: &x 2\nc: *y": "undefined alias",
+    "a: &x 1\nb: &x [2\n": "did not find expected",
+    "a: &x 1\nb: &x [*x]": "contains an alias of itself",
+    "a: &x 1\nb: &x " + "{a: " * 200: "levels deep",
+    "a: &x 1\nb: &x\n" + "- a\n" * MAX_NODES: "values",
+}
+
+
+@pytest.mark.parametrize(("text", "why"), AGAIN_AND_WRONG.items())
+def test_an_anchor_that_is_defined_again_changes_no_error(text: str, why: str) -> None:
+    with pytest.raises(InjectionError, match=why):
+        load_documents(text)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
