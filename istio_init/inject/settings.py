@@ -7,6 +7,7 @@ The files are those of Istio's ConfigMaps ``istio-sidecar-injector`` (keys ``con
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ from istio_init.inject import yaml
 from istio_init.inject.data import prepare_values
 from istio_init.inject.generation import NEW, OLD
 from istio_init.inject.mesh import mesh_config
+from istio_init.inject.overlay import OverlayReader
 from istio_init.inject.policy import policy_of
 from istio_init.inject.problems import InjectionError, Problem, Where, error, quoted
 from istio_init.inject.template import Template, TemplateError
@@ -50,7 +52,7 @@ class Settings:
 
     ``templates`` has every template of the inject config by its name, the one of release
     1.0 as ``sidecar``; ``version`` is the SHA-256 of that one's text. ``environment`` is
-    what the template function ``env`` can see.
+    what the template function ``env`` can see. ``readers`` read what the templates render.
     """
 
     generation: Generation
@@ -66,6 +68,9 @@ class Settings:
     native_sidecars: bool = False
     platform: str = ""
     environment: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    readers: Mapping[str, OverlayReader] = field(
+        default_factory=lambda: defaultdict(OverlayReader), compare=False, repr=False
+    )
 
 
 def load_settings(

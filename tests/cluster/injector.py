@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+
+import yaml
 
 from tests.cluster.kubectl import kubectl, namespace, pods, run
 from tests.cluster.process import wait_until
@@ -39,13 +42,28 @@ class Injector:
 
     def injects(self, where: str) -> bool:
         """Say whether a pod of a namespace would be injected now."""
-        done = run("create", "--dry-run=server", "-n", where, "-o", "name", "-f", "-", given=PROBE)
         shown = run(
             *("create", "--dry-run=server", "-n", where, "-f", "-"),
             *("-o", "jsonpath={.spec.initContainers[*].name}"),
             given=PROBE,
         )
-        return done.returncode == 0 and "istio-init" in shown.stdout
+        return "istio-init" in shown.stdout
+
+    def is_called(self) -> bool:
+        """Say whether a replica is there for the API server to call."""
+        slices = json.loads(
+            kubectl(
+                *("get", "endpointslices", "-n", NAMESPACE, "-o", "json"),
+                *("-l", f"kubernetes.io/service-name={NAME}"),
+            )
+        )
+        return any(one.get("endpoints") for one in slices["items"])
+
+    def configuration(self) -> dict[str, str]:
+        """Return the configuration as the manifests have it."""
+        text = (MANIFESTS / "configuration.yaml").read_text(encoding="utf-8")
+        data: dict[str, str] = yaml.safe_load(text)["data"]
+        return data
 
     def replicas(self) -> list[str]:
         """Return the names of the pods that are to serve."""

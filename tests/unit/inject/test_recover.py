@@ -18,8 +18,8 @@ from istio_init.inject.problems import InjectionError
 from istio_init.inject.recover import (
     is_injected,
     older_proxy,
-    recover_for_injection,
     recover_original,
+    recover_with_proxy,
 )
 from istio_init.inject.status import old_status_text, read_status, status_text
 from tests.unit.inject.pods import PROXY, Json, container, pod, status
@@ -31,7 +31,7 @@ def test_a_pod_that_was_not_injected_is_its_own_original() -> None:
     original = pod(container(), PROXY, labels={"security.istio.io/tlsMode": "istio"})
     assert not is_injected(original)
     assert recover_original(original) is original
-    assert recover_for_injection(original) is original
+    assert recover_with_proxy(original) is original
 
 
 def test_what_was_added_by_name_goes() -> None:
@@ -281,6 +281,6 @@ def test_the_proxy_of_an_older_injector_is_kept_for_the_next_injection() -> None
     injected = pod(container(), proxy, annotations=record)
     assert older_proxy(injected)
     kept = {**PROXY, "env": [{"name": "OWN", "value": "1"}]}
-    assert recover_for_injection(injected) == pod(container(), kept)
+    assert recover_with_proxy(injected) == pod(container(), kept)
     assert recover_original(injected) == pod(container())
     assert not older_proxy(pod(container(), PROXY, annotations=status(containers=["istio-proxy"])))
