@@ -48,7 +48,7 @@ def _merge_map(old: JsonMap, patch: JsonMap, kind: FieldType, path: str) -> Json
             result.pop(key, None)
         elif key in result:
             result[key] = _merge_value(result[key], item, _field(kind, key), where)
-        else:
+        elif not _deletes(item):
             result[key] = without_nulls(item)
     return result
 

@@ -94,13 +94,16 @@ class _Shape:
         self._lines = lines
         self._overlay = overlay
         self._slots: dict[int, _Slot | None] = {}
-        seen: set[int] = set()
+        seen: dict[int, int] = {}
         for path, node in _scalars(root, (), seen):
             slot = self._slot(path, node)
             numbers = range(slot.first, slot.end) if slot and slot.end else (node.start_mark.line,)
             for number in numbers:
                 # Two scalars on a line would have to be told apart.
                 self._slots[number] = None if number in self._slots else slot
+        if any(times > 1 for times in seen.values()):
+            # An alias stands for what another line says.
+            self._slots.clear()
 
     def _slot(self, path: Path, node: Any) -> _Slot | None:  # noqa: ANN401 - PyYAML's
         start, end = node.start_mark, node.end_mark
@@ -153,11 +156,11 @@ class _Shape:
         return overlay
 
 
-def _scalars(node: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]:  # noqa: ANN401
-    """Yield the scalars of a document that stand at one place alone, with their paths."""
-    if id(node) in seen:
+def _scalars(node: Any, path: Path, seen: dict[int, int]) -> Iterator[tuple[Path, Any]]:  # noqa: ANN401
+    """Yield the scalars of a document with their paths; ``seen`` counts how often each stands."""
+    seen[id(node)] = seen.get(id(node), 0) + 1
+    if seen[id(node)] > 1:
         return
-    seen.add(id(node))
     if isinstance(node, pyyaml.ScalarNode):
         yield path, node
     elif isinstance(node, pyyaml.SequenceNode):
@@ -165,8 +168,7 @@ def _scalars(node: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]
             yield from _scalars(item, (*path, index), seen)
     else:
         for key, item in node.value:
-            if isinstance(key, pyyaml.ScalarNode) and not yaml.is_merge(key):
-                yield from _scalars(item, (*path, key.value), seen)
+            yield from _scalars(item, (*path, key.value), seen)
 
 
 def _is_same(value: object, node: Any) -> bool:  # noqa: ANN401 - PyYAML's

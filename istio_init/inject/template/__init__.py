@@ -20,7 +20,7 @@ from istio_init.inject.template.evaluate import Body, Compiler, Frame, Limits
 from istio_init.inject.template.library import MUTATING, Generation, Library, library
 from istio_init.inject.template.nodes import Node
 from istio_init.inject.template.parser import parse
-from istio_init.inject.template.values import Struct, from_utf8, utf8
+from istio_init.inject.template.values import Struct, Value, from_utf8, utf8
 
 DELIMITERS: dict[str, tuple[str, str]] = {"1.0": ("[[", "]]"), "1.30": ("{{", "}}")}
 MAX_SOURCE = 1 << 20
@@ -30,7 +30,7 @@ MAX_SOURCE = 1 << 20
 class TemplateData:
     """What one rendering sees: ``.``, and the environment that ``env`` may read."""
 
-    root: Struct
+    root: Value
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -90,10 +90,12 @@ class Template:
         return self._joined(frame.parts)
 
     @staticmethod
-    def _own(root: Struct) -> Struct:
+    def _own(root: Value) -> Value:
         """Return the data with maps of its own, for a template that changes maps."""
         from istio_init.inject.template.sprig.convert import deep_copy
 
+        if not isinstance(root, Struct):
+            return deep_copy(root)
         return Struct(root.type, {**root.data, "Values": deep_copy(root.data.get("Values"))}, "")
 
     def _compiled(self) -> dict[str, Body]:

@@ -22,6 +22,7 @@ from istio_init.inject.template.values import (
 
 MAX_WIDTH = 10_000
 MAX_STAR = 1_000_000
+MAX_PARTS = 20_000
 
 _INDEX = r"(?:\[([0-9]*)\])?"
 _VERB = re.compile(
@@ -134,15 +135,26 @@ class _Format:
         self.printer.put(")")
 
 
-def formatted(verb: str, flags: str, width: int | None, precision: int | None, value: Value) -> str:
-    """Return one operand under one verb."""
+def formatted(
+    verb: str,
+    flags: str,
+    width: int | None,
+    precision: int | None,
+    value: Value,
+    left: list[int] | None = None,
+) -> str:
+    """Return one operand under one verb; ``left`` holds how many parts it may still have."""
+    left = [MAX_PARTS] if left is None else left
+    left[0] -= 1
+    if left[0] < 0:
+        raise LimitError(f"a value has more than {MAX_PARTS} parts")
     if verb == "T":
         return padded("<nil>" if value is None else type_name(value), flags, width)
     if isinstance(value, Enum) and verb in "vsq":
         value = value.name
     names = False
     if verb == "v" and "#" in flags:
-        return padded(go_syntax(value), flags, width)
+        return padded(go_syntax(value, left), flags, width)
     if verb == "v" and "+" in flags:
         flags, names = flags.replace("+", ""), True
     match value:
@@ -162,7 +174,7 @@ def formatted(verb: str, flags: str, width: int | None, precision: int | None, v
             if verb in "vsqxX":
                 return _string(verb, flags, width, precision, value)
         case list() | dict() | Struct():
-            return _compound(verb, flags, width, precision, value, names=names)
+            return _compound(verb, flags, width, precision, value, left, names=names)
         case _:
             if verb in "vs":
                 return padded(printed(value), flags, width)
@@ -267,6 +279,7 @@ def _compound(
     width: int | None,
     precision: int | None,
     value: Value,
+    left: list[int],
     *,
     names: bool,
 ) -> str:
@@ -275,11 +288,11 @@ def _compound(
     def one(item: Value) -> str:
         if item is None:
             return "<nil>"
-        return formatted(verb, flags, width, precision, item)
+        return formatted(verb, flags, width, precision, item, left)
 
     if isinstance(value, Struct):
         if value.type.show is not None and verb in "vsq":
-            return formatted(verb, flags, width, precision, value.type.show(value))
+            return formatted(verb, flags, width, precision, value.type.show(value), left)
         text = " ".join(
             (f"{name}:" if names else "") + one(value.member(name)) for name in value.type.members
         )
@@ -291,27 +304,25 @@ def _compound(
     return "[" + " ".join(one(item) for item in value) + "]"
 
 
-def go_syntax(value: Value) -> str:
-    """Return ``%#v`` of a value."""
-    match value:
-        case None:
-            return "<nil>"
-        case str():
-            return quoted(value)
-        case Uint8():
-            return f"0x{int(value):x}"
-        case float():
-            return float_text(value)
-        case dict():
-            items = ", ".join(f"{quoted(k)}:{go_inner(value[k])}" for k in sorted(value))
-            return f"{type_name(value)}{{{items}}}"
-        case list():
-            return f"{type_name(value)}{{{', '.join(go_inner(item) for item in value)}}}"
+def go_syntax(value: Value, left: list[int]) -> str:
+    """Return ``%#v`` of a value; ``left`` holds how many parts it may still have."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise LimitError(f"a value has more than {MAX_PARTS} parts")
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, Uint8):
+        return f"0x{int(value):x}"
+    if isinstance(value, dict):
+        items = [f"{quoted(key)}:{_go_part(value[key], left)}" for key in sorted(value)]
+        return f"{type_name(value)}{{{', '.join(items)}}}"
+    if isinstance(value, list):
+        return f"{type_name(value)}{{{', '.join(_go_part(item, left) for item in value)}}}"
     if kind_name(value) in {"struct", "ptr"}:
         raise FunctionError(f"printf cannot print a {type_name(value)} with %#v")
-    return printed(value)
+    return "<nil>" if value is None else printed(value)
 
 
-def go_inner(value: Value) -> str:
+def _go_part(value: Value, left: list[int]) -> str:
     """Return ``%#v`` of what stands in a map or slice."""
-    return "interface {}(nil)" if value is None else go_syntax(value)
+    return "interface {}(nil)" if value is None else go_syntax(value, left)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.inject import yaml
 from istio_init.inject.overlay import OverlayReader, read_overlay
 from istio_init.inject.problems import InjectionError
+from tests.unit.settings import tried_more
 
 BASE = """\
 metadata:
@@ -73,6 +74,7 @@ def outcome(read: object, text: str) -> object:
         ('{"a": 1}', '{"b": 2}'),
         ('{"containerPort": 80}', '{"containerPort": 81}'),
         ("15090", "15091"),
+        ('        [\n            {"', '        {\n            ["'),
         ("name: data", "name: more"),
         ("hostNetwork: false", "hostNetwork: true"),
         ("unknown: x", "unknown: y"),
@@ -135,7 +137,7 @@ lines = st.integers(0, BASE.count("\n") - 1)
 pieces = st.text(st.sampled_from("ab5 :-#\"'{}[],|>&*!%@\\\t\u00e9"), max_size=6)
 
 
-@settings(max_examples=500)
+@tried_more
 @given(
     st.lists(st.lists(st.tuples(lines, st.integers(0, 30), st.integers(0, 3), pieces), max_size=3))
 )
@@ -171,3 +173,20 @@ def test_only_so_many_texts_are_kept() -> None:
         )
         assert reader.read(text) == read_overlay(text)
     assert sum(map(len, reader._shapes.values())) <= 32
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        ("metadata:\n  labels:\n    a: &x one\n    b: *x\n", "one", "two"),
+        ("metadata:\n  labels: &x\n    a: one\n  annotations:\n    <<: *x\n", "one", "two"),
+        ("metadata:\n  labels:\n    on: one\n", "one", "two"),
+        ("metadata:\n  labels:\n    a: !!str one\n", "one", "two"),
+        ("metadata:\n  name: |\n  namespace: b\n", "b", "c"),
+        ("metadata:\n  name: |\n    a\n\n    b\n  namespace: b\n", "    a", "    c"),
+    ],
+)
+def test_yaml_that_templates_seldom_use(text: str, old: str, new: str) -> None:
+    reader = OverlayReader()
+    for one in (text, text.replace(old, new, 1), text):
+        assert reader.read(one) == read_overlay(one)
