@@ -5,6 +5,7 @@ The values of the tables are those of sigs.k8s.io/yaml 1.6.0, as it printed them
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -211,7 +212,14 @@ def test_json_documents_may_follow_each_other() -> None:
     assert (second.value, second.line, second.number) == ([1], 2, 2)
 
 
+def test_whole_numbers_of_json_that_need_more_than_64_bits_are_floats() -> None:
+    (first, second) = load_documents('{"a": 123456789012345678901, "b": 1} 5', "f")
+    assert same(first.value, {"a": 123456789012345678901.0, "b": 1})
+    assert (second.value, second.is_json) == (5, True)
+
+
 def test_what_only_looks_like_json_is_yaml() -> None:
+    assert load('{"a": NaN, "b": y}') == {"a": "NaN", "b": True}
     (document,) = load_documents("{a: y}  # c\n", "f")
     assert (document.value, document.is_json) == ({"a": True}, False)
 
@@ -363,6 +371,12 @@ QUOTED = (
 @pytest.mark.parametrize("text", QUOTED)
 def test_what_would_be_read_otherwise_is_quoted(text: str) -> None:
     assert scalars.written(text)[0] in "'\""
+
+
+def test_infinity_is_written_as_yaml_has_it() -> None:
+    assert [scalars.written(one) for one in (math.inf, -math.inf, math.nan, 1e21)] == [
+        *(".inf", "-.inf", ".nan", "1e+21"),
+    ]
 
 
 PLAIN = (
