@@ -168,10 +168,8 @@ def _float_key(number: float) -> str:
 
 def _single(number: float) -> float:
     """Return a number rounded to 32 bits."""
-    try:
-        return float(struct.unpack("f", struct.pack("f", number))[0])
-    except OverflowError:
-        return math.copysign(math.inf, number)
+    # Without a byte order, too large a number becomes infinite.
+    return float(struct.unpack("f", struct.pack("f", number))[0])
 
 
 def is_plain(text: str) -> bool:

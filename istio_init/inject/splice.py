@@ -8,13 +8,13 @@ blank lines around it stay as they are.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import yaml
 
 from istio_init.inject import scalars
+from istio_init.inject.alignment import alignment
 from istio_init.inject.style import Style, block, flow, is_inline
 from istio_init.inject.yaml import is_merge, scalar_key
 
@@ -23,23 +23,12 @@ if TYPE_CHECKING:
 
     from istio_init.inject.plain_data import PlainValue, YamlNode
 
-# What names an item of a list, the first that an item has.
-_ITEM_KEYS: Final = (
-    "name",
-    "containerPort",
-    "mountPath",
-    "devicePath",
-    "ip",
-    "topologyKey",
-    "uid",
-)
 _PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*\s+)+")
 # Possessive: whatever a comment holds, it is looked at once.
 _GAP: Final = r"(?:\s++|#[^\n]*+)*+"
 _BLANKS_AND_COMMENTS = re.compile(_GAP)
 _COLON = re.compile(rf"{_GAP}:")
 _ALIAS = re.compile(rf"{_GAP}:?{_GAP}-?{_GAP}(\*[^\s,\[\]{{}}]+)")
-_LARGEST_COMPARISON: Final = 250_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +357,7 @@ class _Splicer:
         added: dict[int, list[PlainValue]] = {}
         before = -1, -1
         in_flow = bool(node.flow_style)
-        for here in [*_alignment(old, new), (len(old), len(new))]:
+        for here in [*alignment(old, new), (len(old), len(new))]:
             # What lies between two items that stay is changed item by item as far as it goes.
             olds, news = range(before[0] + 1, here[0]), range(before[1] + 1, here[1])
             pairs = list(zip(olds, news, strict=False))
@@ -500,52 +489,3 @@ def _scalar_text(value: PlainValue, style: str | None = None) -> str:
         if style == "'" and scalars.is_single_line(value):
             return "'" + value.replace("'", "''") + "'"
     return flow(value)
-
-
-def _identity(item: PlainValue) -> object:
-    """Return what two items of a list have in common if they are the same item."""
-    if isinstance(item, dict):
-        for key in _ITEM_KEYS:
-            if isinstance(item.get(key), str | int):
-                return key, item[key]
-    return repr(item)
-
-
-def _alignment(old: list[PlainValue], new: list[PlainValue]) -> list[tuple[int, int]]:
-    """Return the pairs of indices of items that stay, in order: as many as can."""
-    left, right = [_identity(one) for one in old], [_identity(one) for one in new]
-    places: dict[object, list[int]] = {}
-    for index, identity in enumerate(right):
-        places.setdefault(identity, []).append(index)
-    pairs: list[tuple[int, int]] = []
-    position = 0
-    for index, identity in enumerate(left):
-        of_this = places.get(identity, [])
-        at = bisect_left(of_this, position)
-        if at < len(of_this):
-            pairs.append((index, of_this[at]))
-            position = of_this[at] + 1
-    if len(pairs) == len(left) or len(left) * len(right) > _LARGEST_COMPARISON:
-        return pairs
-    return _longest_common(left, right)
-
-
-def _longest_common(left: list[object], right: list[object]) -> list[tuple[int, int]]:
-    lengths = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
-    for i in range(len(left) - 1, -1, -1):
-        for j in range(len(right) - 1, -1, -1):
-            if left[i] == right[j]:
-                lengths[i][j] = lengths[i + 1][j + 1] + 1
-            else:
-                lengths[i][j] = max(lengths[i + 1][j], lengths[i][j + 1])
-    pairs: list[tuple[int, int]] = []
-    i = j = 0
-    while i < len(left) and j < len(right):
-        if left[i] == right[j]:
-            pairs.append((i, j))
-            i, j = i + 1, j + 1
-        elif lengths[i + 1][j] >= lengths[i][j + 1]:
-            i += 1
-        else:
-            j += 1
-    return pairs

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from istio_init.inject.manifest import rewrite
 from istio_init.inject.problems import InjectionError, error
-from istio_init.inject.splice import equivalent, same
+from istio_init.inject.record import record_of
+from istio_init.inject.splice import Edit, equivalent, same
 from istio_init.inject.yaml import load, load_documents
 from tests.unit.inject.manifests import Layout, changed, documents, layouts
 from tests.unit.settings import tried
@@ -193,6 +194,9 @@ SPLICES = {
         {"a": [1, 2]},
         "a : # - b: *x\n  - # c: 'd\n    1\n  - 2\n",
     ),
+    "x: {a: 1}\n": ({"x": {"b": 2}}, "x: {b: 2}\n"),
+    "- 1\n": ([0, 1], "- 0\n- 1\n"),
+    "a: 1\nb:\n": ({"a": 1}, "a: 1\nb:\n"),
     "--- {a: 1}\n": ({"a": 1, "b": 2}, "--- {a: 1, b: 2}\n"),
     "a: null\nb: 1\n": ({"b": 1}, "a: null\nb: 1\n"),
 }
@@ -216,6 +220,7 @@ ANEW = {
     "- - 1\n  - 2\n": ([[3, 1, 2]], None),
     "- - 1\n  - 2\n- 5": ([[2], 5], "line of another"),
     "&x a: b\nc: {*x : d}\n": ({"a": "b", "c": {"a": "e"}}, "a key is an alias"),
+    "- a: 1\n": ([{"b": 2}], "the first entries of an item go"),
     "a: |\n  x": ({"a": "x", "b": 1}, "without a line break"),
 }
 
@@ -341,3 +346,45 @@ def test_hostile_text_is_changed_soon(name: str) -> None:
     assert equivalent(load(result.text), new)
     assert rewrite(result.text, "f", kept).text == text
     assert time.process_time() - began < 20
+
+
+def test_a_record_of_a_text_that_cannot_be_read_is_left_alone() -> None:
+    for before in ("b: [\n", "b: 1\n---\nc: 1\n", "# nothing\n", '{"b": 1}\n'):
+        text = "a: 1\n" + record_of(before, [Edit(0, len(before), "a: 1\n")]) + "\n"
+        assert rewrite(text, "f", kept).text == "a: 1\n"
+
+
+def test_a_document_that_is_one_value_is_written_anew() -> None:
+    result = rewrite("--- x\n", "f", to({"a": 1}))
+    assert load(result.text) == {"a": 1}
+    assert "the whole document changes" in result.notes[0].why
+
+
+def test_a_change_begins_with_what_is_recovered() -> None:
+    def recover(document: ManifestDocument) -> PlainValue:
+        return {key: value for key, value in document.value.items() if key != "old"}
+
+    seen: list[PlainValue] = []
+
+    def change(document: ManifestDocument) -> PlainValue:
+        seen.append(document.value)
+        return document.value | {"new": 2}
+
+    text = "a: 1 # c\nold: 1\nb: 1\n"
+    result = rewrite(text, "f", change, recover=recover, record=True)
+    assert seen == [{"a": 1, "b": 1}]
+    assert result.text.startswith("a: 1 # c\nb: 1\nnew: 2\n# istio-init uninject: ")
+    assert rewrite(result.text, "f", kept).text == "a: 1 # c\nb: 1\n"
+    assert rewrite(text, "f", kept, recover=recover).text == "a: 1 # c\nb: 1\n"
+
+
+def test_lines_are_those_of_what_is_nearest() -> None:
+    lines: list[int] = []
+
+    def change(document: ManifestDocument) -> PlainValue:
+        paths = ((), ("a",), ("a", "b"), ("a", "b", 1, "c"), ("a", "x", "y"), ("a", "b", 9))
+        lines.extend(document.line_of(path) for path in paths)
+        return document.value
+
+    rewrite("# top\na:\n  b:\n  - 1\n  - d: 2\n    c: 3\n", "f", change)
+    assert lines == [2, 2, 3, 6, 2, 3]
