@@ -7,6 +7,7 @@ reading it would create it, and the next run would take it for used.
 
 from __future__ import annotations
 
+from istio_init.config.model import BACKENDS
 from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
 from istio_init.kernel.host import legacy_tables, may_open_legacy_tables
@@ -16,14 +17,8 @@ from istio_init.rules.names import NATIVE_TABLES, OWN_CHAINS
 from istio_init.rules.ranges import FAMILIES
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from istio_init.apply.backend import Applier
-    from istio_init.config.model import Backend
-
-    Kind = Literal["legacy", "nft", "nftables"]
-
-KINDS: tuple[Kind, ...] = ("legacy", "nft", "nftables")
+    from istio_init.config.model import Backend, BackendChoice
 
 _NFT_FAMILIES = ("ip", "ip6")
 _NATIVE_TABLES = frozenset(("inet", name) for name in NATIVE_TABLES.values())
@@ -36,14 +31,14 @@ class Evidence(Record):
     those that are ``denied`` this process may not use.
     """
 
-    available: frozenset[Kind]
-    ours: frozenset[Kind]
-    others: frozenset[Kind]
-    unseen: frozenset[Kind] = frozenset()
-    denied: frozenset[Kind] = frozenset()
+    available: frozenset[Backend]
+    ours: frozenset[Backend]
+    others: frozenset[Backend]
+    unseen: frozenset[Backend] = frozenset()
+    denied: frozenset[Backend] = frozenset()
 
 
-def choose(evidence: Evidence) -> Kind:
+def choose(evidence: Evidence) -> Backend:
     """Return the backend for a run.
 
     The same evidence always gives the same backend, and a run leaves evidence
@@ -55,7 +50,7 @@ def choose(evidence: Evidence) -> Kind:
     allowed = evidence.available - evidence.denied
     # What is denied, where there is nothing else, says best itself what it lacks.
     for found in (evidence.ours, evidence.others, allowed, evidence.available):
-        for kind in KINDS:
+        for kind in BACKENDS:
             if kind in found & evidence.available:
                 return kind
     raise UnsupportedError(
@@ -64,7 +59,7 @@ def choose(evidence: Evidence) -> Kind:
     )
 
 
-def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
+def look(made: dict[BackendChoice, Applier] | None = None) -> Evidence:
     """Return the evidence of this network namespace.
 
     A backend whose rules had to be read goes into ``made``, so that ``applier``
@@ -73,10 +68,10 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
     Raises:
         ApplyError: the kernel does not let this process look.
     """
-    available: set[Kind] = set()
-    ours: set[Kind] = set()
-    others: set[Kind] = set()
-    unseen: set[Kind] = set()
+    available: set[Backend] = set()
+    ours: set[Backend] = set()
+    others: set[Backend] = set()
+    unseen: set[Backend] = set()
     try:
         used = [legacy_tables(family) for family in FAMILIES]
     except PermissionError:
@@ -104,7 +99,7 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
         if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
             ours.add("nftables")
     # What may stand in tables that nobody may see has to be known first.
-    denied: set[Kind] = set() if unseen or may_open_legacy_tables() else {"legacy"}
+    denied: set[Backend] = set() if unseen or may_open_legacy_tables() else {"legacy"}
     return Evidence(*map(frozenset, (available, ours, others, unseen, denied)))
 
 
@@ -116,7 +111,7 @@ def _has_rules() -> bool:
 
 
 def _look_at_legacy(
-    ours: set[Kind], others: set[Kind], made: dict[Backend | Kind, Applier]
+    ours: set[Backend], others: set[Backend], made: dict[BackendChoice, Applier]
 ) -> None:
     from istio_init.apply.legacy import Legacy
 
@@ -134,7 +129,7 @@ def _look_at_legacy(
                     others.add("legacy")
 
 
-def applier(kind: Backend | Kind, made: dict[Backend | Kind, Applier] | None = None) -> Applier:
+def applier(kind: BackendChoice, made: dict[BackendChoice, Applier] | None = None) -> Applier:
     """Return the applier of a backend, the one in ``made`` if it is there.
 
     Raises:

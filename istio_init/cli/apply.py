@@ -91,7 +91,7 @@ def _apply(resolved: Resolved, progress: prepare.Progress) -> None:
     outcome = result.outcome
     what = f"layout {resolved.config.layout} through backend {result.backend}"
     for other in outcome.emptied:
-        log.info(f"removed our rules from backend {other}: they stand in {result.backend} now")
+        log.info(f"removed the rules from backend {other}; backend {result.backend} has them now")
     for sentence in outcome.hidden:
         log.warn(sentence)
     if not outcome.changed:
@@ -153,7 +153,7 @@ def _clean(resolved: Resolved, progress: prepare.Progress) -> None:
     progress.result = converge.clean(hints, resolved.run, log)
     outcome = progress.result.outcome
     if not outcome.changed:
-        log.info("clean: nothing of ours was found")
+        log.info("clean: there is nothing of ours to remove")
         return
     tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
     done = "would remove" if resolved.run.dry_run else "removed"

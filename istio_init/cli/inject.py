@@ -8,6 +8,8 @@ import sys
 import click
 
 from istio_init.cli import manifest_run
+from istio_init.cli.click_flags import Command
+from istio_init.cli.help import INJECT_MANIFEST
 from istio_init.cli.manifest_run import option
 from istio_init.lean import TYPE_CHECKING, Record
 
@@ -18,20 +20,13 @@ if TYPE_CHECKING:
     from istio_init.inject.by_hand import InjectedPod
     from istio_init.inject.settings import Settings, SettingsFile
 
-NAME = "inject"
-ALIAS = "kube-inject"
-HELP = (
-    "Put the sidecar and its init container into the workloads of manifests. Changes nothing but "
-    "what it adds. Asks no cluster unless --from-cluster says so. Without a configuration of your "
-    "own the built-in one is used. Ends with 2 for bad input; then nothing is written."
-)
-EXAMPLES = (
-    "istio-init inject -f app.yaml | kubectl apply -f -",
-    "istio-init inject -f app.yaml --inject-config c.yaml --values v.json --mesh-config m.yaml",
-    "istio-init inject -f manifests/ --in-place --diff",
-    "istio-init inject -f app.yaml --explain-rules",
-    "istio-init inject --print-config",
-)
+CONFIGURATION = "What is injected"
+CLUSTER = "From a cluster"
+
+
+def command() -> Command:
+    """Return the command."""
+    return Command(INJECT_MANIFEST, run, parameters())
 
 
 def parameters() -> list[click.Parameter]:
@@ -41,34 +36,39 @@ def parameters() -> list[click.Parameter]:
     files[0].required = False
     return [
         *files,
-        option("--inject-config", "--injectConfigFile", "inject_config", default="",
+        option(CONFIGURATION, "--inject-config", "--injectConfigFile", "inject_config",
+               default="",
                metavar="FILE", help="Inject config, or the template of a sidecar. "
                "[default: built in]"),
-        option("--values", "--valuesFile", "values", default="", metavar="FILE",
+        option(CONFIGURATION, "--values", "--valuesFile", "values", default="", metavar="FILE",
                help="Values that the templates read."),
-        option("--mesh-config", "--meshConfigFile", "mesh_config", default="", metavar="FILE",
+        option(CONFIGURATION,
+               "--mesh-config", "--meshConfigFile", "mesh_config", default="", metavar="FILE",
                help="Mesh config."),
-        option("-r", "--revision", default="", metavar="NAME",
+        option(CONFIGURATION, "-r", "--revision", default="", metavar="NAME",
                help="Revision of the control plane that the pods belong to."),
-        option("--native-sidecars", type=click.Choice(("auto", "true", "false")), default="auto",
+        option(CONFIGURATION,
+               "--native-sidecars", type=click.Choice(("auto", "true", "false")), default="auto",
                envvar="ENABLE_NATIVE_SIDECARS",
                help="Whether proxies are init containers that keep running; auto is false "
                "without a cluster. Env: ENABLE_NATIVE_SIDECARS. [default: auto]"),
-        option("--platform", type=click.Choice(("", "openshift")), default="", envvar="PLATFORM",
+        option(CONFIGURATION,
+               "--platform", type=click.Choice(("", "openshift")), default="", envvar="PLATFORM",
                metavar="openshift", help="Platform with rules of its own. Env: PLATFORM."),
-        option("--from-cluster", is_flag=True,
+        option(CLUSTER, "--from-cluster", is_flag=True,
                help="Read the configuration from the ConfigMaps of a cluster."),
-        option("--kubeconfig", "-c", default="", metavar="FILE", help="With --from-cluster."),
-        option("--context", default="", metavar="NAME", help="With --from-cluster."),
-        option("-i", "--istioNamespace", "istio_namespace", default="istio-system",
+        option(CLUSTER,
+               "--kubeconfig", "-c", default="", metavar="FILE", help="With --from-cluster."),
+        option(CLUSTER, "--context", default="", metavar="NAME", help="With --from-cluster."),
+        option(CLUSTER, "-i", "--istioNamespace", "istio_namespace", default="",
                metavar="NAME", help="Namespace of the ConfigMaps. [default: istio-system]"),
-        option("--injectConfigMapName", "inject_config_map", default="", metavar="NAME",
+        option(CLUSTER, "--injectConfigMapName", "inject_config_map", default="", metavar="NAME",
                help="ConfigMap of the inject config. [default: istio-sidecar-injector]"),
-        option("--meshConfigMapName", "mesh_config_map", default="", metavar="NAME",
+        option(CLUSTER, "--meshConfigMapName", "mesh_config_map", default="", metavar="NAME",
                help="ConfigMap of the mesh config. [default: istio]"),
-        option("--explain-rules", is_flag=True,
+        option(manifest_run.OUTPUT, "--explain-rules", is_flag=True,
                help="Print the iptables rules that each injected pod will get, not manifests."),
-        option("--print-config", is_flag=True,
+        option(manifest_run.OUTPUT, "--print-config", is_flag=True,
                help="Print the built-in configuration, to be changed and given back."),
     ]  # fmt: skip
 
@@ -95,6 +95,8 @@ def run(*, print_config: bool, explain_rules: bool, **given: Any) -> int:  # noq
     from istio_init.errors import IstioInitError
 
     output = manifest_run.output_flags(given)
+    for short in ("revision", "kubeconfig", "istio_namespace"):
+        given[short] = manifest_run.without_equals(given[short])
     flags = _checked(_Flags(**given))
     if print_config:
         from istio_init.inject import builtin
@@ -148,17 +150,10 @@ def _inject(flags: _Flags, output: manifest_run.OutputFlags, *, explain_rules: b
 
 def _rules(pods: list[InjectedPod]) -> Iterator[str]:
     """Yield the rules of each pod, as its init container writes them."""
-    from istio_init.formats import save
-    from istio_init.inject import init_container
-    from istio_init.inject.problems import printable
+    from istio_init.inject.pod_rules import explain_rules
 
     for pod in pods:
-        yield printable(f"# {pod.where.workload}") + "\n"
-        found = init_container.find(pod.spec)
-        if found is None:
-            yield "# no init container: another program writes its rules\n"
-            continue
-        yield save.render(init_container.rules_of(found[1]))
+        yield explain_rules(pod.spec, pod.where)
 
 
 def _settings(flags: _Flags) -> Settings:
@@ -178,7 +173,6 @@ def _settings(flags: _Flags) -> Settings:
 
 def _files(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, SettingsFile | None]:
     """Return inject config, values and mesh config: of files, else the cluster, else built in."""
-    from istio_init.inject import builtin
     from istio_init.inject.settings import SettingsFile
 
     config, values, mesh = (
@@ -189,6 +183,8 @@ def _files(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, SettingsFi
         config, values, mesh = config or live[0], values or live[1], mesh or live[2]
     if config is not None:
         return config, values, mesh
+    from istio_init.inject import builtin
+
     built_in = [SettingsFile(builtin.text(name), name) for name in builtin.FILES]
     return built_in[0], values or built_in[1], mesh or built_in[2]
 
@@ -214,7 +210,7 @@ def _from_cluster(flags: _Flags) -> tuple[SettingsFile, SettingsFile | None, Set
         inject_config_map=flags.inject_config_map,
         mesh_config_map=flags.mesh_config_map,
     )
-    place = f"ConfigMap in {flags.istio_namespace}, key"
+    place = f"ConfigMap {live.name}, key"
     return (
         SettingsFile(live.inject_config, f"{place} config"),
         None if live.values is None else SettingsFile(live.values, f"{place} values"),

@@ -6,7 +6,6 @@ somebody changed since it was read is not replaced.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from istio_init.errors import IstioInitError
@@ -46,16 +45,15 @@ def replace_files(replacements: Sequence[Replacement]) -> None:
         new.extend(_written(one) for one in replacements)
         for one, temporary in zip(replacements, new, strict=True):
             _check_unchanged(one)
-            with contextlib.suppress(FileNotFoundError):
-                kept = f"{temporary}.old"
-                os.link(one.path, kept)
+            if (kept := _kept(one.path, f"{temporary}.old")) is not None:
                 old.append((kept, one.path))
             os.rename(temporary, one.path)
     except BaseException as failure:
         # An interrupt, too, leaves nothing half done.
         for kept, path in old:
             os.rename(kept, path)
-        _remove(new)
+        # Where both names still are the same file, a rename does nothing.
+        _remove([*new, *(kept for kept, _ in old)])
         if isinstance(failure, OSError):
             path = replacements[min(len(new), len(replacements) - 1)].path
             raise _failed(failure.filename or path, failure.strerror or str(failure)) from None
@@ -63,6 +61,15 @@ def replace_files(replacements: Sequence[Replacement]) -> None:
     _remove(kept for kept, _ in old)
     for folder in {os.path.dirname(one.path) for one in replacements}:
         _sync_folder(folder)
+
+
+def _kept(path: str, name: str) -> str | None:
+    """Give a file a second name, so that it can come back; return it, None if there is no file."""
+    try:
+        os.link(path, name)
+    except FileNotFoundError:
+        return None
+    return name
 
 
 def _written(one: Replacement) -> str:
@@ -92,10 +99,12 @@ def _keep_attributes(one: Replacement, descriptor: int) -> None:
     made = os.fstat(descriptor)
     if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
         os.fchown(descriptor, status.st_uid, status.st_gid)
-    with contextlib.suppress(OSError):
-        # Some file systems have none, and some attributes are root's.
+    try:
         for name in os.listxattr(one.path):
             os.setxattr(descriptor, name, os.getxattr(one.path, name))
+    except OSError:
+        # Some file systems have none, and some attributes are root's.
+        return
 
 
 def _check_unchanged(one: Replacement) -> None:
@@ -119,8 +128,10 @@ def _status(path: str) -> os.stat_result | None:
 
 def _remove(paths: Iterable[str]) -> None:
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(path)
+        except FileNotFoundError:
+            continue
 
 
 def _sync_folder(folder: str) -> None:

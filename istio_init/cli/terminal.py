@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, TextIO
 
-    from istio_init.diagnose.text import Line
+    from istio_init.diagnose.text import StyledLine
 
 # What a piece of a line is about, and how a terminal shows it.
 STYLES = {
@@ -65,7 +65,7 @@ class Page:
         self._stream.flush()
 
 
-def write(lines: Iterable[Line]) -> None:
+def write(lines: Iterable[StyledLine]) -> None:
     """Write lines to standard output."""
     page = Page()
     for line in lines:

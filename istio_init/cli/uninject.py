@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 from istio_init.cli import manifest_run
+from istio_init.cli.click_flags import Command
+from istio_init.cli.help import UNINJECT
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,17 +14,10 @@ if TYPE_CHECKING:
 
     import click
 
-NAME = "uninject"
-HELP = (
-    "Take the sidecar and its init container out of manifests again, whoever injected them. Text "
-    "that istio-init injected comes back byte for byte; of what istioctl or a cluster injected, "
-    "the values come back."
-)
-EXAMPLES = (
-    "istio-init uninject -f injected.yaml",
-    "kubectl get deployment web -o yaml | istio-init uninject -f -",
-    "istio-init uninject -f manifests/ --in-place",
-)
+
+def command() -> Command:
+    """Return the command."""
+    return Command(UNINJECT, run, parameters())
 
 
 def parameters() -> list[click.Parameter]:

@@ -1,4 +1,4 @@
-"""Rules of others that stand before ours and keep packets from them."""
+"""Rules of others that stand above ours and keep packets from them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.model import BUILTIN_CHAINS, ForeignRule, Rule
-from istio_init.rules.names import (
-    FILTER,
-    ISTIO_DROP,
-    ISTIO_INBOUND,
-    ISTIO_OUTPUT,
-    ISTIO_OUTPUT_DNS,
-    ISTIO_REDIRECT,
-    PREROUTING,
-    RAW,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +17,7 @@ if TYPE_CHECKING:
 
     # What becomes of the packets that a rule or a chain sees: all of them go no
     # further, some or all come back, or the rule is none that decides.
-    Fate = Literal["ends", "returns", "goes on"]
+    Outcome = Literal["ends", "returns", "goes on"]
 
 _PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 
@@ -45,7 +35,7 @@ _IDLE_MATCHES = frozenset({"comment", "tcp", "udp"})
 
 
 class Shadow(Record):
-    """A rule of others that stands before ours, and what ours do not do because of it.
+    """A rule of others that stands above ours, and what ours do not do because of it.
 
     ``index`` counts the rules of the chain from 0.
     """
@@ -60,7 +50,7 @@ class Shadow(Record):
     def __str__(self) -> str:
         line = rule_line(self.chain, self.rule, self.family)
         place = f"{tool(self.family)} -t {self.table}"
-        return f"{place}: the rule {line} stands before ours: {self.lost}"
+        return f"{place}: the rule {line} stands above ours: {self.lost}"
 
 
 def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
@@ -71,11 +61,11 @@ def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
     some of them, by port, address, interface or user, is taken for meant.
     ``live`` holds the rules as they stand after a run, ``planned`` ours.
     """
-    return tuple(one for one in standing_before(live, planned) if one.lost)
+    return tuple(one for one in rules_above_ours(live, planned) if one.lost)
 
 
-def standing_before(live: Ruleset, planned: Ruleset) -> Iterator[Shadow]:
-    """Yield each rule of others that stands before ours and may keep packets from them.
+def rules_above_ours(live: Ruleset, planned: Ruleset) -> Iterator[Shadow]:
+    """Yield each rule of others that stands above ours and may keep packets from them.
 
     Of those that see only some of the packets ``lost`` is empty.
     """
@@ -93,8 +83,10 @@ def _hiding(
     for position, rule in enumerate(chain.rules):
         if rule in ours.rules:
             continue
-        after = [one for one in chain.rules[position + 1 :] if one in ours.rules]
-        lost = _lost(rule, [one for one in after if isinstance(one, Rule)], chain, table, plan)
+        below = chain.rules[position + 1 :]
+        # Those of the plan: a rule that was read does not say what it is for.
+        after = [one for one in ours.rules if isinstance(one, Rule) and one in below]
+        lost = _lost(rule, after, chain, table, plan)
         if lost or (after and _decides(rule)):
             yield Shadow(family, table.name, chain.name, position, rule, lost)
 
@@ -118,14 +110,32 @@ def _lost(
     rule: Rule | ForeignRule, after: list[Rule], chain: Chain, table: Table, plan: Table
 ) -> str:
     """Return what a rule prevents, ``""`` for nothing."""
-    taken = [one for one in _PROTOCOLS if _fate(rule, one, table, ()) == "ends"]
-    for one in after:
-        for protocol in _carried(one, plan):
-            if protocol in taken or _is_before_its_like(rule, one, protocol, table):
-                lost = consequence(one, chain.name, table.name, protocol, rule)
-                if lost:
-                    return lost
-    return ""
+    taken = [one for one in _PROTOCOLS if _outcome(rule, one, table, ()) == "ends"]
+    lost = [
+        (hidden, protocol)
+        for one in after
+        for protocol, hidden in _carried(one, plan)
+        if protocol in taken or _is_before_its_like(rule, one, protocol, table)
+    ]
+    if not lost:
+        return ""
+    # No start of a pod without such a rule of others pays for these texts.
+    from istio_init.diagnose.effects import CAPTURES, LETS_PASS, consequence
+
+    lost = [
+        (hidden, protocol)
+        for hidden, protocol in lost
+        if hidden.reason.effect not in LETS_PASS
+        and (hidden.reason.effect != "shuts IPv6" or _may_let_in(rule))
+    ]
+    lost.sort(key=lambda one: one[0].reason.effect not in CAPTURES)
+    texts = (consequence(hidden, chain.name, protocol) for hidden, protocol in lost)
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _may_let_in(rule: Rule | ForeignRule) -> bool:
+    """Whether a packet that a rule takes may come in."""
+    return not isinstance(rule, Rule) or isinstance(rule.target, t.Accept | t.Return | t.Jump)
 
 
 def _is_before_its_like(
@@ -139,68 +149,33 @@ def _is_before_its_like(
     )
 
 
-def _carried(rule: Rule, plan: Table) -> tuple[Protocol, ...]:
-    """Return the protocols of which packets reach a rule of ours for something.
+def _carried(rule: Rule, plan: Table) -> Iterator[tuple[Protocol, Rule]]:
+    """Yield the protocols for which a rule of ours is there, each with the rule that says why.
 
-    Most jumps are for TCP; one without a protocol is for UDP too where a rule
-    behind it is.
+    Most rules are for TCP. Zones are for UDP, and so is a jump to a chain in which
+    DNS queries are captured.
     """
     for match in rule.matches:
         if isinstance(match, m.Proto):
-            return (match.name,)
-    if plan.name == RAW:
-        return ("udp",)
+            yield match.name, rule
+            return
+    if rule.reason.effect == "keeps zones":
+        yield "udp", rule
+        return
+    yield "tcp", rule
     behind = plan.chain(rule.target.chain) if isinstance(rule.target, t.Jump) else None
-    jumps = (one.target for one in behind.rules if isinstance(one, Rule)) if behind else ()
-    if any(jump == t.Jump(ISTIO_OUTPUT_DNS) for jump in jumps):
-        return ("tcp", "udp")
-    return ("tcp",)
+    for one in behind.rules if behind else ():
+        if isinstance(one, Rule) and one.reason.effect == "captures DNS":
+            yield "udp", one
+            return
 
 
-def consequence(
-    ours: Rule,
-    chain: str,
-    table: str,
-    protocol: Protocol = "tcp",
-    rule: Rule | ForeignRule | None = None,
-) -> str:
-    """Return what does not happen to the packets that ours do not see, ``""`` if it is the same.
-
-    ``ours`` is a rule of a built-in chain; without it, or behind ``rule``, it
-    sees none.
-    """
-    match ours.target:
-        case t.Return():
-            return ""
-        case t.Jump(name) if table == RAW and name in (ISTIO_INBOUND, ISTIO_OUTPUT_DNS):
-            return "DNS connections of the application and of the agent are not kept apart"
-        case t.Jump(name) if name == ISTIO_OUTPUT:
-            if protocol == "udp":
-                return "DNS queries over UDP do not reach the agent"
-            return "outbound TCP does not reach the proxy"
-        case t.Jump(name) if name == ISTIO_INBOUND:
-            return "inbound TCP does not reach the proxy"
-        case t.Jump(name) if name == ISTIO_REDIRECT and chain == PREROUTING:
-            names = [one.name for one in ours.matches if isinstance(one, m.InInterface)]
-            return f"TCP from {', '.join(names) or 'virtual interfaces'} does not reach the proxy"
-        case t.Jump(name) if name == ISTIO_DROP:
-            return "invalid packets are not dropped"
-        case t.Reject() | t.Accept() if table == FILTER:
-            lets_in = not isinstance(rule, Rule) or isinstance(
-                rule.target, t.Accept | t.Return | t.Jump
-            )
-            rejects = isinstance(ours.target, t.Reject)
-            return "inbound IPv6 passes beside the proxy" if lets_in and rejects else ""
-        case _:
-            return "answers of captured connections do not find their way back to the proxy"
-
-
-def _fate(
+def _outcome(
     rule: Rule | ForeignRule, protocol: Protocol, table: Table, inside: tuple[str, ...]
-) -> Fate:
+) -> Outcome:
     """Return what a rule does to all packets of a protocol; ``goes on`` if not to all."""
     if isinstance(rule, ForeignRule):
-        return _foreign_fate(rule, protocol, table, inside)
+        return _foreign_outcome(rule, protocol, table, inside)
     if all(_keeps_nothing_out(match, protocol) for match in rule.matches):
         return _verdict(rule, protocol, table, inside)
     return "goes on"
@@ -210,11 +185,11 @@ def _keeps_nothing_out(match: m.Match, protocol: Protocol) -> bool:
     return isinstance(match, m.Proto) and (match.name == protocol) != match.negated
 
 
-def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Fate:
+def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Outcome:
     """Return what becomes of the packets that a rule matches."""
     match rule.target:
         case t.Jump(name) if table.chain(name):
-            return _chain_fate(name, protocol, table, inside)
+            return _chain_outcome(name, protocol, table, inside)
         case t.Jump(name):
             # A target without options of its own.
             return "goes on" if name in GO_ON else "ends"
@@ -226,16 +201,16 @@ def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ..
             return "goes on"
 
 
-def _chain_fate(name: str, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Fate:
+def _chain_outcome(name: str, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Outcome:
     chain = table.chain(name)
     # The kernel knows no loops; a set of rules made by hand may.
     if chain is None or name in inside:
         return "goes on"
     for rule in chain.rules:
-        fate = _fate(rule, protocol, table, (*inside, name))
-        if fate != "goes on":
+        outcome = _outcome(rule, protocol, table, (*inside, name))
+        if outcome != "goes on":
             # What comes back from a chain goes on behind the jump to it.
-            return "ends" if fate == "ends" else "goes on"
+            return "ends" if outcome == "ends" else "goes on"
         if _may_return(rule, protocol):
             return "goes on"
     return "goes on"
@@ -244,15 +219,15 @@ def _chain_fate(name: str, protocol: Protocol, table: Table, inside: tuple[str, 
 def _may_return(rule: Rule | ForeignRule, protocol: Protocol) -> bool:
     if isinstance(rule, ForeignRule):
         return rule.spelled.endswith("-j RETURN")
-    asked = [match for match in rule.matches if isinstance(match, m.Proto)]
+    protocols = [match for match in rule.matches if isinstance(match, m.Proto)]
     return isinstance(rule.target, t.Return) and all(
-        _keeps_nothing_out(one, protocol) for one in asked
+        _keeps_nothing_out(one, protocol) for one in protocols
     )
 
 
-def _foreign_fate(
+def _foreign_outcome(
     rule: ForeignRule, protocol: Protocol, table: Table, inside: tuple[str, ...]
-) -> Fate:
+) -> Outcome:
     words = _words(rule.spelled)
     verb = target = ""
     for position, word in enumerate(words[:-1]):
@@ -265,7 +240,7 @@ def _foreign_fate(
     if target == "RETURN":
         return "returns" if inside else "ends"
     if verb == "-j" and table.chain(target):
-        return _chain_fate(target, protocol, table, inside)
+        return _chain_outcome(target, protocol, table, inside)
     # What went to a chain for good (-g) does not come back to where it was.
     return "goes on" if target in GO_ON else "ends"
 

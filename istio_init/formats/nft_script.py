@@ -40,7 +40,7 @@ from istio_init.rules.sets import (
     OwnerField,
     PortField,
     canonical,
-    groups_of,
+    compact,
     networks,
 )
 
@@ -181,7 +181,7 @@ def _groups(
     found = {}
     for family, one in tables.items():
         rules = one.chain(chain)
-        found[family] = groups_of(rules, one) if rules else ()
+        found[family] = compact(rules.rules, one) if rules else ()
     return found
 
 
@@ -194,7 +194,7 @@ def flag_of(line: str, name: str, rulesets: tuple[Ruleset, ...]) -> str:
     for chain in _chain_names(tables.values()):
         for only, group in _interleaved(_groups(chain, tables)):
             if not isinstance(group, ForeignRule) and line in _rule_lines(group, only, sets):
-                return group.flag
+                return group.reason.flag
     return ""
 
 

@@ -414,12 +414,16 @@ def problems(
 
 
 def misplaced(
-    outer: object, metadata: Mapping[str, object], where: Where | None = None
+    outer: object,
+    metadata: Mapping[str, object],
+    where: Where | None = None,
+    *,
+    right_place: str = "the pod template",
 ) -> tuple[Problem, ...]:
     """Return a warning for each key that a workload has, and only its pods can use.
 
-    ``outer`` is the metadata of a Deployment and the like, ``metadata`` that of
-    its pod template.
+    ``outer`` is the metadata of a Deployment and the like, ``metadata`` that which
+    is read; ``right_place`` is where that stands.
     """
     if not isinstance(outer, dict):
         return ()
@@ -427,8 +431,8 @@ def misplaced(
         warning(
             "has no effect here",
             place.filled(where or Where()),
-            why=f"only the {field} of the pod count",
-            remedy=f"move it to the pod template's {field}",
+            why=f"only the {field} of {right_place} count",
+            remedy="move it there",
         )
         for field, place in _outside(outer, metadata)
     )

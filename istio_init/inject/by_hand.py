@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from istio_init.inject.annotations import misplaced
 from istio_init.inject.generation import OLD
-from istio_init.inject.kinds import PLACES, pod_carriers
+from istio_init.inject.kinds import PLACES, map_at, pod_carriers
 from istio_init.inject.manifest import rewrite
 from istio_init.inject.pod import inject_pod
 from istio_init.inject.policy import decide_by_hand, subject_of
@@ -14,13 +15,14 @@ from istio_init.inject.preflight import preflight
 from istio_init.inject.problems import InjectionError, Problem, has_errors, warning
 from istio_init.inject.recover import older_proxy
 from istio_init.inject.request import PodRequest, Workload
-from istio_init.inject.splice import same
+from istio_init.inject.splice import equivalent
 from istio_init.inject.status import read_status
 from istio_init.inject.uninject import belong_together, without_injections
 
 if TYPE_CHECKING:
     from istio_init.inject.kinds import PodCarrier
     from istio_init.inject.manifest import ManifestDocument
+    from istio_init.inject.plain_data import PlainValue
     from istio_init.inject.problems import Where
     from istio_init.inject.settings import Settings
 
@@ -78,7 +80,7 @@ class _Run:
         self.pods: list[InjectedPod] = []
         self.skipped = 0
 
-    def change(self, document: ManifestDocument) -> Any:  # noqa: ANN401 - plain data
+    def change(self, document: ManifestDocument) -> PlainValue:
         value = document.value
         for carrier in pod_carriers(value, PLACES[self.settings.generation]):
             value = self._injected(value, carrier, document)
@@ -95,9 +97,9 @@ class _Run:
             again = _Run(self.settings).change(replace(document, live=document.value))
         except InjectionError:
             return False
-        return same(again, document.live)
+        return equivalent(again, document.live)
 
-    def recover(self, document: ManifestDocument) -> Any:  # noqa: ANN401 - plain data
+    def recover(self, document: ManifestDocument) -> PlainValue:
         """Return the value before the last injection, from which this one begins.
 
         A pod with an older proxy keeps that proxy. What another program of release
@@ -116,10 +118,10 @@ class _Run:
 
     def _injected(
         self,
-        value: Any,  # noqa: ANN401
+        value: PlainValue,
         carrier: PodCarrier,
         document: ManifestDocument,
-    ) -> Any:  # noqa: ANN401 - plain data
+    ) -> PlainValue:
         where = replace(carrier.where, line=document.line_of(carrier.path)).filled(document.where)
         subject = subject_of(carrier.metadata, carrier.spec)
         decision = decide_by_hand(subject, self.settings.generation)
@@ -131,6 +133,7 @@ class _Run:
                 warning("it is not injected", where, why=decision.text, remedy=remedy)
             )
             return value
+        self._note(_misplaced(value, carrier), where, carrier, document)
         try:
             injection = inject_pod(_request(carrier), self.settings)
         except InjectionError as problem:
@@ -158,6 +161,23 @@ class _Run:
                 path = (*carrier.metadata_path, "annotations", problem.where.annotation)
                 place = replace(where, line=document.line_of(path))
             self.problems.append(problem.within(place))
+
+
+def _misplaced(value: Any, carrier: PodCarrier) -> tuple[Problem, ...]:  # noqa: ANN401
+    """Return warnings about labels and annotations at places where nobody reads them."""
+    if carrier.is_pod:
+        return ()
+    own = (*carrier.path, "metadata")
+    pods = (*carrier.spec_path[:-1], "metadata")
+    read = carrier.metadata_path
+    # Of a CronJob the job's metadata is read, not that of its pods.
+    places = [own, pods] if pods != read else [own]
+    right_place = ".".join(str(key) for key in read[len(carrier.path) :])
+    return tuple(
+        problem
+        for place in places
+        for problem in misplaced(map_at(value, place), carrier.metadata, right_place=right_place)
+    )
 
 
 def _request(carrier: PodCarrier) -> PodRequest:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from istio_init.inject.schema import MESSAGES_1_0, MESSAGES_1_30, kubernetes_type, read_string
 from istio_init.inject.template import TemplateData
 from istio_init.inject.template.values import Int64, Member, Struct, StructType, Value
+from istio_init.rules.names import DEFAULT_PROXY_ID
 
 
 class Values(dict[str, Value]):
@@ -105,8 +106,8 @@ def data_1_30(
     revision: str = "",
     native_sidecars: bool = False,
     proxy_image: str = "",
-    proxy_uid: int = 1337,
-    proxy_gid: int = 1337,
+    proxy_uid: int = DEFAULT_PROXY_ID.low,
+    proxy_gid: int = DEFAULT_PROXY_ID.low,
     compliance_policy: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> TemplateData:

@@ -15,6 +15,7 @@ from istio_init.config.model import ISTIO_IPTABLES, Facts
 from istio_init.config.resolve import resolve
 from istio_init.errors import ConfigError
 from istio_init.inject.problems import InjectionError, Where, error, quoted, warning
+from istio_init.rules.names import DEFAULT_PROXY_ID
 from istio_init.rules.ranges import IPV4, IPV6, Network
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 INIT, VALIDATION = "istio-init", "istio-validation"
 _NAMES = (INIT, VALIDATION)
 _PROGRAMS = ("istio-init", ISTIO_IPTABLES)
-_PROXY_ID = 1337
+_PROXY_ID = DEFAULT_PROXY_ID.low
 
 # Stand for addresses that only the pod has; which ones makes no difference to the rules.
 _POD_ADDRESSES = {

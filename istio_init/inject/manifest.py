@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from istio_init.inject.kinds import Path
+    from istio_init.inject.plain_data import PlainValue, YamlNode
 
 _SOME_CHANGED: Final = "its other lines may have been laid out anew"
 
@@ -41,10 +42,10 @@ class ManifestDocument:
     document and line.
     """
 
-    value: Any
-    live: Any
+    value: PlainValue
+    live: PlainValue
     where: Where
-    node: Any = None
+    node: YamlNode = None
 
     def line_of(self, path: Path) -> int:
         """Return the line on which a value of the document stands; of what is not there, near it.
@@ -73,10 +74,10 @@ class Rewritten:
 def rewrite(
     data: str | bytes,
     source: str,
-    change: Callable[[ManifestDocument], Any],
+    change: Callable[[ManifestDocument], PlainValue],
     *,
     trust: Callable[[ManifestDocument], bool] | None = None,
-    recover: Callable[[ManifestDocument], Any] | None = None,
+    recover: Callable[[ManifestDocument], PlainValue] | None = None,
     record: bool = False,
 ) -> Rewritten:
     """Return a file in which ``change`` gave each document another value.
@@ -128,9 +129,9 @@ class _Base:
 class _Calls:
     """What ``rewrite`` was given to call."""
 
-    change: Callable[[ManifestDocument], Any]
+    change: Callable[[ManifestDocument], PlainValue]
     trust: Callable[[ManifestDocument], bool] | None
-    recover: Callable[[ManifestDocument], Any] | None
+    recover: Callable[[ManifestDocument], PlainValue] | None
 
 
 class _Writer:
@@ -257,7 +258,7 @@ class _Writer:
             return None
         return _Base(documents[0], text, column, len(text))
 
-    def _edits(self, base: _Base, new: Any, where: Where) -> list[Edit]:  # noqa: ANN401
+    def _edits(self, base: _Base, new: PlainValue, where: Where) -> list[Edit]:
         """Return the edits of the document's content."""
         document = base.document
         style = style_of(base.text, document.node, newline=self.newline)
@@ -271,7 +272,7 @@ class _Writer:
         return [Edit(edit.start - base.start, edit.end - base.start, edit.text) for edit in changes]
 
 
-def _child(node: Any, step: str | int) -> tuple[int, Any] | None:  # noqa: ANN401
+def _child(node: YamlNode, step: str | int) -> tuple[int, YamlNode] | None:
     """Return the line of a value in a map or list, and its node."""
     if node.__class__ is yaml.MappingNode:
         for key, value in node.value:
@@ -283,7 +284,7 @@ def _child(node: Any, step: str | int) -> tuple[int, Any] | None:  # noqa: ANN40
     return None
 
 
-def _anew(base: _Base, new: Any, style: Style) -> Edit:  # noqa: ANN401
+def _anew(base: _Base, new: PlainValue, style: Style) -> Edit:
     """Return the edit that replaces a whole document."""
     text, start = base.text, base.start
     column = start - text.rfind("\n", 0, start) - 1

@@ -13,6 +13,7 @@ from istio_init.inject.generation import NEW, OLD
 from istio_init.inject.problems import NOWHERE, InjectionError, Problem, Where, error, quoted
 from istio_init.inject.schema import DEFAULT_PROXY_CONFIG, MESSAGES_1_0, MESSAGES_1_30
 from istio_init.inject.template.durations import parse_duration
+from istio_init.rules.names import INBOUND_PORT, OUTBOUND_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,8 +43,8 @@ _DEFAULT_PROXY: dict[Generation, JsonMap] = {
 }
 _DEFAULT_MESH: dict[Generation, JsonMap] = {
     NEW: {
-        "proxyListenPort": 15001,
-        "proxyInboundListenPort": 15006,
+        "proxyListenPort": OUTBOUND_PORT,
+        "proxyInboundListenPort": INBOUND_PORT,
         "trustDomain": "cluster.local",
         "rootNamespace": "istio-system",
         "enablePrometheusMerge": True,
@@ -54,7 +55,7 @@ _DEFAULT_MESH: dict[Generation, JsonMap] = {
             {"name": "envoy", "envoyFileAccessLog": {"path": "/dev/stdout"}},
         ],
     },
-    OLD: {"proxyListenPort": 15001},
+    OLD: {"proxyListenPort": OUTBOUND_PORT},
 }
 # Of the names of a service for tracing, the last one that is given counts.
 _ONE_OF = {"serviceCluster": "tracingServiceName", "tracingServiceName": "serviceCluster"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from istio_init.config.model import TPROXY
 from istio_init.inject import init_container
 from istio_init.inject.problems import InjectionError, Where, error, note, quoted, warning
+from istio_init.rules.names import AGENT_DNS_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ _PROXY_PORTS = {
     15000: "its administration",
     15020: "its merged metrics and probes",
     15021: "its readiness",
-    15053: "its DNS",
+    AGENT_DNS_PORT: "its DNS",
     15090: "its metrics",
 }
 _TRAFFIC = "traffic.sidecar.istio.io/"

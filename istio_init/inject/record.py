@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from istio_init.inject.plain_data import PlainValue
     from istio_init.inject.splice import Edit
 
 _PREFIX: Final = "# istio-init uninject: "
@@ -62,6 +63,8 @@ def text_before(after: str, record: re.Match[str]) -> str | None:
         data = json.loads(record["data"])
     except (ValueError, RecursionError):
         return None
+    if not data:
+        return None
     parts: list[str] = []
     position = 0
     for entry in data[1:]:
@@ -76,5 +79,5 @@ def text_before(after: str, record: re.Match[str]) -> str | None:
     return before if data[0] == _checksum(before) else None
 
 
-def _checksum(text: str) -> Any:  # noqa: ANN401 - what it is compared with may be anything
+def _checksum(text: str) -> PlainValue:
     return f"{zlib.crc32(text.encode()):08x}"

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import struct
+from functools import cache, lru_cache
 
 Scalar = str | int | float | bool | None
 
@@ -31,6 +32,7 @@ _WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
 }
 _NUMBER_START = frozenset("+-.0123456789")
+_SPECIAL_START = _NUMBER_START | {word[:1] for word in _WORDS}
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
 _DOT_FLOAT = re.compile(r"\.[0-9]+(_[0-9]+)*([eE][-+]?[0-9]+(_[0-9]+)*)?", re.ASCII)
 _BINARY_WITH_INNER_SIGN = re.compile(r"0b[-+][01]+", re.ASCII)
@@ -40,12 +42,13 @@ _INTEGER = re.compile(
 # Go refuses to read a longer number as an integer too, and Python takes
 # quadratic time for it.
 _LONGEST_NUMBER = 400
+_LONGEST_CACHED = 200
 
 # What only other readers of YAML 1.1 take for something else than a string:
 # numbers to the base of 60, dates, and the keys for merging and for defaults.
 _OTHERS = re.compile(
     r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
-    r"|[-+]?[0-9][0-9_]*\.[0-9_.]*([eE][-+]?[0-9]+)?"
+    r"|[-+]?[0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?"
     r"|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?"
     r"|[-+]?0[xXoObB]?[0-9a-fA-F_]+"
     r"|[-+]?[0-9][0-9_]*"
@@ -58,10 +61,23 @@ _OTHERS = re.compile(
 _PLAIN = re.compile(
     r"(?:[^\s\-?:,\[\]{}#&*!|>'\"%@`]|[-?:](?=\S))(?:[^\s:#]|:(?=\S)|(?<=\S)#| +(?=[^\s#]))*"
 )
-_UNPRINTABLE = re.compile(
-    "[^\t\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
 _DOCUMENT_MARK = re.compile(r"(---|\.\.\.)(\s|$)")
+
+
+@cache
+def _unprintable() -> re.Pattern[str]:
+    """Return what YAML does not let stand in a text, and what breaks lines for some readers.
+
+    Compiled when it is needed: it takes 2 ms, and most texts are printable to Python.
+    """
+    return re.compile(
+        "[^\\t\\n\\x20-\\x7e\\xa0-\\u2027\\u202a-\\ud7ff\\ue000-\\ufefe\\uff00-\\ufffd"
+        "\\U00010000-\\U0010ffff]"
+    )
+
+
+def _has_unprintable(text: str) -> bool:
+    return not text.isprintable() and bool(_unprintable().search(text))
 
 
 def resolve(text: str) -> Scalar:
@@ -70,11 +86,14 @@ def resolve(text: str) -> Scalar:
     A whole number that no 64 bits hold is a float. Infinity, which JSON does
     not have, is returned too. Source: go-yaml 2, ``resolve.go``.
     """
+    first = text[:1]
+    if first not in _SPECIAL_START:
+        return text
     if text in _WORDS:
         return _WORDS[text]
-    if text[0] not in _NUMBER_START or len(text) > _LONGEST_NUMBER:
+    if first not in _NUMBER_START or len(text) > _LONGEST_NUMBER:
         return text
-    if text[0] == ".":
+    if first == ".":
         return _finite(text, text) if _DOT_FLOAT.fullmatch(text) else text
     plain = text.replace("_", "")
     if match := _INTEGER.fullmatch(plain):
@@ -160,18 +179,27 @@ def is_plain(text: str) -> bool:
 
     Every reader of YAML 1.1 and 1.2 then takes it for the same string.
     """
+    # What is added to one workload is much the same in the next.
+    return _is_plain(text) if len(text) > _LONGEST_CACHED else _cached_is_plain(text)
+
+
+def _is_plain(text: str) -> bool:
     return (
         bool(_PLAIN.fullmatch(text))
-        and not _UNPRINTABLE.search(text)
+        and not _has_unprintable(text)
         and not _DOCUMENT_MARK.match(text)
         and isinstance(resolve(text), str)
         and not _OTHERS.fullmatch(text)
     )
 
 
+_cached_is_plain = lru_cache(maxsize=2048)(_is_plain)
+
+
 def quoted(text: str) -> str:
     """Return a string in double quotes, with everything escaped that does not print."""
-    return _UNPRINTABLE.sub(_escape, json.dumps(text, ensure_ascii=False))
+    shown = json.dumps(text, ensure_ascii=False)
+    return shown if shown.isprintable() else _unprintable().sub(_escape, shown)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -181,12 +209,12 @@ def _escape(match: re.Match[str]) -> str:
 
 def is_literal(text: str) -> bool:
     """Whether a string of several lines can be written as a literal block (``|``)."""
-    return "\n" in text.rstrip("\n") and not _UNPRINTABLE.search(text)
+    return "\n" in text.rstrip("\n") and not _has_unprintable(text)
 
 
 def is_single_line(text: str) -> bool:
     """Whether a string can be written on one line without escapes."""
-    return not _UNPRINTABLE.search(text) and not {"\t", "\n"} & set(text)
+    return not _has_unprintable(text) and not {"\t", "\n"} & set(text)
 
 
 def written(value: Scalar) -> str:

@@ -8,8 +8,9 @@ blank lines around it stay as they are.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
@@ -19,6 +20,8 @@ from istio_init.inject.yaml import is_merge, scalar_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from istio_init.inject.plain_data import PlainValue, YamlNode
 
 # What names an item of a list, the first that an item has.
 _ITEM_KEYS: Final = (
@@ -31,8 +34,11 @@ _ITEM_KEYS: Final = (
     "uid",
 )
 _PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*\s+)+")
-_ALIAS = re.compile(r"(?:\s|#[^\n]*\n)*:?(?:\s|#[^\n]*\n)*-?\s*(\*[^\s,\[\]{}]+)")
-_BLANKS_AND_COMMENTS = re.compile(r"(?:\s|#[^\n]*)*")
+# Possessive: whatever a comment holds, it is looked at once.
+_GAP: Final = r"(?:\s++|#[^\n]*+)*+"
+_BLANKS_AND_COMMENTS = re.compile(_GAP)
+_COLON = re.compile(rf"{_GAP}:")
+_ALIAS = re.compile(rf"{_GAP}:?{_GAP}-?{_GAP}(\*[^\s,\[\]{{}}]+)")
 _LARGEST_COMPARISON: Final = 250_000
 
 
@@ -72,12 +78,12 @@ class _Item:
     end: int
 
 
-def edits(text: str, node: Any, old: Any, new: Any, style: Style) -> list[Edit]:  # noqa: ANN401
+def edits(text: str, node: YamlNode, old: PlainValue, new: PlainValue, style: Style) -> list[Edit]:
     """Return the edits of ``text`` after which its document is ``new``, in order.
 
-    A null that ``new`` lacks stays. ``text`` ends in a line break. ``node`` is the root node of the document,
-    ``old`` its value. Raises
-    ``NoSpliceError`` if text that has to change means something elsewhere, too.
+    A null that ``new`` lacks stays. ``text`` ends in a line break. ``node`` is
+    the root node of the document, ``old`` its value. Raises ``NoSpliceError`` if
+    text that has to change means something elsewhere, too.
     """
     splicer = _Splicer(text, style, _shared(node) if "*" in text else frozenset())
     splicer.change(node, old, new, _Place(node.start_mark.column - style.indent, -1))
@@ -95,7 +101,7 @@ def apply(text: str, changes: Sequence[Edit]) -> str:
     return "".join([*parts, text[position:]])
 
 
-def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - plain data
+def same(one: PlainValue, other: PlainValue) -> bool:
     """Whether two values are equal; unlike in Python, ``True`` is not 1."""
     if one is other:
         return True
@@ -114,12 +120,21 @@ def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - plain data
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def text_end(text: str, node: Any) -> int:  # noqa: ANN401 - PyYAML's node
+def equivalent(one: PlainValue, other: PlainValue) -> bool:
+    """Whether two values are the same to Kubernetes, to which a null is nothing."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(equivalent(one.get(key), other.get(key)) for key in {**one, **other})
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equivalent, one, other))
+    return same(one, other)
+
+
+def text_end(text: str, node: YamlNode) -> int:
     """Return the offset behind the last character that belongs to a document's root node."""
     return _Splicer(text, Style(), frozenset()).end(node, -1)
 
 
-def ends_in_block_scalar(node: Any) -> bool:  # noqa: ANN401 - PyYAML's node
+def ends_in_block_scalar(node: YamlNode) -> bool:
     """Whether the last value of a root node is a literal or folded block."""
     while node.__class__ is not yaml.ScalarNode and node.value and not node.flow_style:
         node = node.value[-1] if node.__class__ is yaml.SequenceNode else node.value[-1][1]
@@ -134,7 +149,7 @@ def line_end(text: str, offset: int) -> int:
     return len(text) if newline < 0 else newline + 1
 
 
-def _shared(node: Any) -> frozenset[int]:  # noqa: ANN401
+def _shared(node: YamlNode) -> frozenset[int]:
     """Return the ids of the nodes that aliases use."""
     seen: set[int] = set()
     shared: set[int] = set()
@@ -156,8 +171,9 @@ class _Splicer:
     def __init__(self, text: str, style: Style, shared: frozenset[int]) -> None:
         self.text, self.style, self.shared = text, style, shared
         self.edits: list[Edit] = []
+        self._ends: dict[int, int] = {}
 
-    def change(self, node: Any, old: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
+    def change(self, node: YamlNode, old: PlainValue, new: PlainValue, place: _Place) -> None:
         """Add the edits that make ``new`` of a node whose value is ``old``."""
         if same(old, new):
             return
@@ -174,7 +190,7 @@ class _Splicer:
         else:
             self._replace(node, new, place)
 
-    def _goes(self, *nodes: Any) -> None:  # noqa: ANN401
+    def _goes(self, *nodes: YamlNode) -> None:
         """Check that the text of nodes may go: that no alias elsewhere needs it."""
         if not self.shared:
             return
@@ -192,17 +208,23 @@ class _Splicer:
 
     # Places in the text.
 
-    def end(self, node: Any, after: int) -> int:  # noqa: ANN401
+    def end(self, node: YamlNode, after: int) -> int:
         """Return the offset behind the last character of a node; ``after`` as in ``_Place``."""
         if _is_alias(node, after):
             return self._alias(after).end(1)
+        known = self._ends.get(id(node))
+        if known is None:
+            known = self._ends[id(node)] = self._end(node, after)
+        return known
+
+    def _end(self, node: YamlNode, after: int) -> int:
         start, end = node.start_mark.index, int(node.end_mark.index)
         if node.__class__ is yaml.ScalarNode:
             if node.style in ("|", ">"):
                 header, _, _ = self.text[start:end].partition("\n")
                 if "+" not in header:
                     # The blank lines behind it are counted as its own.
-                    return int(start) + len(self.text[start:end].rstrip())
+                    return int(start) + len(self.text[start:end].rstrip("\r\n"))
             if start == end and after >= 0 and "\n" in self.text[after:start]:
                 return after
             return end
@@ -210,8 +232,7 @@ class _Splicer:
             return end
         if node.__class__ is yaml.SequenceNode:
             return self._items(node)[-1].end
-        key, value = node.value[-1]
-        return self.end(value, self._behind_colon(key))
+        return self._entries(node)[-1].end
 
     def _alias(self, after: int) -> re.Match[str]:
         match = _ALIAS.match(self.text, max(after, 0))
@@ -219,14 +240,13 @@ class _Splicer:
             raise NoSpliceError("an alias stands where it cannot be told apart")
         return match
 
-    def _behind_colon(self, key: Any) -> int:  # noqa: ANN401
+    def _behind_colon(self, key: YamlNode) -> int:
+        """Return the offset behind a key's colon, behind the key if it has none."""
         end = int(key.end_mark.index)
-        colon = self.text.find(":", end)
-        # Nothing but blanks stands between a key and its colon, if it has one.
-        between = self.text[end:colon] if colon >= 0 else "?"
-        return colon + 1 if not between.strip() else end
+        colon = _COLON.match(self.text, end)
+        return colon.end() if colon else end
 
-    def _items(self, node: Any) -> list[_Item]:  # noqa: ANN401
+    def _items(self, node: YamlNode) -> list[_Item]:
         """Return the items of a list in the text."""
         start = int(node.start_mark.index)
         properties = _PROPERTIES.match(self.text, start)
@@ -247,12 +267,20 @@ class _Splicer:
                     position = comma.end() + 1
         return items
 
-    def _entries(self, node: Any) -> list[_Item]:  # noqa: ANN401
+    def _entries(self, node: YamlNode) -> list[_Item]:
         """Return the entries of a map in the text."""
+        if any(_is_alias(key, node.start_mark.index) for key, _ in node.value):
+            raise NoSpliceError("a key is an alias")
         return [
-            _Item(key.start_mark.index, self.end(value, self._behind_colon(key)))
+            _Item(self._key_start(key), self.end(value, self._behind_colon(key)))
             for key, value in node.value
         ]
+
+    def _key_start(self, key: YamlNode) -> int:
+        """Return the offset of a key, or of the question mark in front of it."""
+        start = int(key.start_mark.index)
+        before = self.text[self._line_start(start) : start].rstrip(" ")
+        return self._line_start(start) + len(before) - 1 if before.endswith("?") else start
 
     def _line_start(self, offset: int) -> int:
         return self.text.rfind("\n", 0, offset) + 1
@@ -269,12 +297,12 @@ class _Splicer:
         start, end = self._line_start(item.start), line_end(self.text, item.end)
         self.edits.append(Edit(start, end, ""))
 
-    def _change_map(self, node: Any, old: Any, new: Any) -> None:  # noqa: ANN401
+    def _change_map(self, node: YamlNode, old: PlainValue, new: PlainValue) -> None:
         keys = [None if is_merge(key) else scalar_key(key) for key, _ in node.value]
         merged = None in keys
         entries = self._entries(node)
-        column = node.value[0][0].start_mark.column if node.value else 0
-        gone: list[int] = []
+        column = entries[0].start - self._line_start(entries[0].start) if entries else 0
+        gone: set[int] = set()
         written: set[str] = set()
         for index, key in enumerate(keys):
             if key is None:
@@ -285,14 +313,17 @@ class _Splicer:
                     # To Kubernetes null is nothing.
                     continue
                 self._goes(key_node, value_node)
-                gone.append(index)
+                gone.add(index)
                 continue
             written.add(key)
             if same(old[key], new[key]):
                 continue
             if merged and None in keys[index:]:
                 raise NoSpliceError("a merge key follows the key that changes")
-            place = _Place(column, self._behind_colon(key_node), bool(node.flow_style))
+            after = self._behind_colon(key_node)
+            if not self.text.startswith(":", after - 1):
+                raise NoSpliceError("a key has no colon")
+            place = _Place(column, after, bool(node.flow_style))
             self.change(value_node, old[key], new[key], place)
         if merged and any(key not in new and old[key] is not None for key in old):
             raise NoSpliceError("a merge key has what goes")
@@ -309,10 +340,10 @@ class _Splicer:
             self._change_block_map(entries, gone, added, column)
 
     def _change_block_map(
-        self, entries: list[_Item], gone: list[int], added: dict[str, Any], column: int
+        self, entries: list[_Item], gone: set[int], added: dict[str, PlainValue], column: int
     ) -> None:
         rest = list(added.items())
-        for index in gone:
+        for index in sorted(gone):
             entry = entries[index]
             if rest and self._begins_line(entry.start):
                 # What comes in the place of something else stands in its place.
@@ -331,10 +362,10 @@ class _Splicer:
                 line_end(self.text, entries[-1].end), block(dict(rest), self.style, column)
             )
 
-    def _change_list(self, node: Any, old: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
+    def _change_list(self, node: YamlNode, old: PlainValue, new: PlainValue, place: _Place) -> None:
         items = self._items(node)
-        gone: list[int] = []
-        added: dict[int, list[Any]] = {}
+        gone: set[int] = set()
+        added: dict[int, list[PlainValue]] = {}
         before = -1, -1
         in_flow = bool(node.flow_style)
         for here in [*_alignment(old, new), (len(old), len(new))]:
@@ -346,13 +377,13 @@ class _Splicer:
             for left, right in pairs:
                 dash = items[left].start
                 after = dash if in_flow else dash + 1
-                column = dash - self._line_start(dash)
+                column = 0 if in_flow else dash - self._line_start(dash)
                 item_place = _Place(column, after, in_flow, in_list=True)
                 self.change(node.value[left], old[left], new[right], item_place)
             for left in olds[len(news) :]:
                 if not _is_alias(node.value[left], items[left].start):
                     self._goes(node.value[left])
-                gone.append(left)
+                gone.add(left)
             if len(news) > len(olds):
                 added[here[0]] = [new[right] for right in news[len(olds) :]]
             before = here
@@ -363,9 +394,9 @@ class _Splicer:
             self._change_block_list(items, gone, added, place)
 
     def _change_block_list(
-        self, items: list[_Item], gone: list[int], added: dict[int, list[Any]], place: _Place
+        self, items: list[_Item], gone: set[int], added: dict[int, list[PlainValue]], place: _Place
     ) -> None:
-        for index in gone:
+        for index in sorted(gone):
             if not self._begins_line(items[index].start):
                 raise NoSpliceError("a list begins on the line of another")
             self._delete_lines(items[index])
@@ -383,13 +414,13 @@ class _Splicer:
 
     def _change_flow(
         self,
-        node: Any,  # noqa: ANN401 - PyYAML's node
+        node: YamlNode,
         entries: list[_Item],
-        gone: list[int],
+        gone: set[int],
         added: dict[int, list[str]],
     ) -> None:
         kept = [index for index in range(len(entries)) if index not in gone]
-        for index in gone:
+        for index in sorted(gone):
             entry = entries[index]
             if kept and kept[0] < index:
                 self.edits.append(Edit(entries[index - 1].end, entry.end, ""))
@@ -413,13 +444,13 @@ class _Splicer:
                 offset = entries[0].start if entries else node.end_mark.index - 1
                 self.edits.append(Edit(offset, offset, joined))
 
-    def _write_out(self, node: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
+    def _write_out(self, node: YamlNode, new: PlainValue, place: _Place) -> None:
         """Replace an alias by a value of its own."""
         del node
         match = self._alias(place.after)
         self._put(match.start(1), match.end(1), new, place, flow_text=_scalar_text(new))
 
-    def _replace(self, node: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
+    def _replace(self, node: YamlNode, new: PlainValue, place: _Place) -> None:
         if place.after < 0:
             raise NoSpliceError("the whole document changes")
         self._goes(node)
@@ -437,7 +468,7 @@ class _Splicer:
         else:
             raise NoSpliceError("a map takes the place of a list")
 
-    def _put(self, start: int, end: int, new: Any, place: _Place, *, flow_text: str) -> None:  # noqa: ANN401
+    def _put(self, start: int, end: int, new: PlainValue, place: _Place, *, flow_text: str) -> None:
         """Replace the text of a scalar, an alias or a flow collection."""
         if is_inline(new) or place.in_flow or place.in_list:
             blank = "" if start > place.after and self.text[start - 1].isspace() else " "
@@ -452,16 +483,16 @@ class _Splicer:
         self._insert_lines(line_end(self.text, end), lines)
 
 
-def _is_alias(node: Any, after: int) -> bool:  # noqa: ANN401
+def _is_alias(node: YamlNode, after: int) -> bool:
     """Whether a node that should begin behind ``after`` begins before it: an alias uses it."""
     return bool(node.start_mark.index < after)
 
 
-def _entry(key: str, value: Any) -> str:  # noqa: ANN401
+def _entry(key: str, value: PlainValue) -> str:
     return flow({key: value})[1:-1]
 
 
-def _scalar_text(value: Any, style: str | None = None) -> str:  # noqa: ANN401
+def _scalar_text(value: PlainValue, style: str | None = None) -> str:
     """Return a value on one line; a string in the quotes that the old one had."""
     if isinstance(value, str):
         if style == '"':
@@ -471,7 +502,7 @@ def _scalar_text(value: Any, style: str | None = None) -> str:  # noqa: ANN401
     return flow(value)
 
 
-def _identity(item: Any) -> object:  # noqa: ANN401
+def _identity(item: PlainValue) -> object:
     """Return what two items of a list have in common if they are the same item."""
     if isinstance(item, dict):
         for key in _ITEM_KEYS:
@@ -480,17 +511,20 @@ def _identity(item: Any) -> object:  # noqa: ANN401
     return repr(item)
 
 
-def _alignment(old: list[Any], new: list[Any]) -> list[tuple[int, int]]:
+def _alignment(old: list[PlainValue], new: list[PlainValue]) -> list[tuple[int, int]]:
     """Return the pairs of indices of items that stay, in order: as many as can."""
     left, right = [_identity(one) for one in old], [_identity(one) for one in new]
+    places: dict[object, list[int]] = {}
+    for index, identity in enumerate(right):
+        places.setdefault(identity, []).append(index)
     pairs: list[tuple[int, int]] = []
     position = 0
     for index, identity in enumerate(left):
-        try:
-            position = right.index(identity, position) + 1
-        except ValueError:
-            continue
-        pairs.append((index, position - 1))
+        of_this = places.get(identity, [])
+        at = bisect_left(of_this, position)
+        if at < len(of_this):
+            pairs.append((index, of_this[at]))
+            position = of_this[at] + 1
     if len(pairs) == len(left) or len(left) * len(right) > _LARGEST_COMPARISON:
         return pairs
     return _longest_common(left, right)

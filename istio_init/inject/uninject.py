@@ -21,6 +21,7 @@ from istio_init.inject.splice import same
 
 if TYPE_CHECKING:
     from istio_init.inject.manifest import ManifestDocument, Rewritten
+    from istio_init.inject.plain_data import PlainValue
     from istio_init.inject.problems import Problem
 
 JsonMap = dict[str, Any]
@@ -50,7 +51,7 @@ def uninject(data: str | bytes, source: str = "") -> Rewritten:
     return replace(written, notes=(*warnings, *written.notes))
 
 
-def without_injections(document: ManifestDocument) -> Any:  # noqa: ANN401 - plain data
+def without_injections(document: ManifestDocument) -> PlainValue:
     """Return the value of a document without the injections that its annotations tell of.
 
     Raises ``InjectionError`` for annotations that make no sense.
@@ -84,7 +85,7 @@ def belong_together(document: ManifestDocument) -> bool:
     return _is_part(document.value, (live, recovered))
 
 
-def _is_part(value: Any, wholes: tuple[Any, ...]) -> bool:  # noqa: ANN401 - plain data
+def _is_part(value: PlainValue, wholes: tuple[PlainValue, ...]) -> bool:
     """Whether everything in a value is in the same place of one of the others."""
     if isinstance(value, dict):
         maps = [one for one in wholes if isinstance(one, dict)]
@@ -118,7 +119,7 @@ def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, dict | list) and not value)
 
 
-def _namesakes(item: Any, items: list[Any]) -> tuple[Any, ...]:  # noqa: ANN401
+def _namesakes(item: PlainValue, items: list[PlainValue]) -> tuple[PlainValue, ...]:
     name = item.get("name") if isinstance(item, dict) else None
     if name is None:
         return tuple(items)

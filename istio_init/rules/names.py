@@ -24,8 +24,8 @@ ISTIO_OUTPUT_DNS = "ISTIO_OUTPUT_DNS"
 ISTIO_DIVERT = "ISTIO_DIVERT"
 ISTIO_TPROXY = "ISTIO_TPROXY"
 ISTIO_DROP = "ISTIO_DROP"
-# Every chain that either layout may create, in any table: what is found under
-# one of these names is ours.
+# Every chain that either layout may create, in any table: a chain of one of
+# these names is ours.
 OWN_CHAINS = frozenset(
     {
         ISTIO_INBOUND,
@@ -56,6 +56,10 @@ APP_ZONE = 2
 # What the kernel gives the first rule that is added without a priority.
 RULE_PRIORITY = 32765
 
+# Where the proxy listens for outbound, inbound and tunnelled (HBONE) connections.
+OUTBOUND_PORT = 15001
+INBOUND_PORT = 15006
+TUNNEL_PORT = 15008
 DEFAULT_PROXY_ID = IdRange(1337, 1337)
 DEFAULT_LOOPBACK = Network(IPV4, b"\x7f\x00\x00\x01", 32)
 DEFAULT_MARK = 1337

@@ -19,14 +19,14 @@ from itertools import product
 from istio_init.lean import TYPE_CHECKING, Record, assert_never
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import TAIL, ForeignRule, Rule
+from istio_init.rules.model import TAIL, UNKNOWN, ForeignRule, Rule
 from istio_init.rules.ranges import IdRange, Network, PortRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from istio_init.rules.model import Chain, Place, Ruleset, Table
+    from istio_init.rules.model import ChainEnd, Reason, Ruleset, Table
     from istio_init.rules.ranges import Family, Protocol
 
     Address = Literal["saddr", "daddr"]
@@ -78,50 +78,23 @@ Condition = (
 class SetRule(Record):
     """Rules with one target that differ, if at all, in the values of one condition.
 
-    Conditions are in the order in which the canonical form prints them. ``why``,
-    ``flag`` and ``place`` are those of the first rule.
+    Conditions are in the order in which the canonical form prints them. ``place``
+    and ``reason`` are those of the first rule.
     """
 
     conditions: tuple[Condition, ...]
     target: t.Target
-    why: str = ""
-    flag: str = ""
-    place: Place = TAIL
+    place: ChainEnd = TAIL
+    reason: Reason = UNKNOWN
 
     @property
     def meaning(self) -> tuple[tuple[Condition, ...], t.Target]:
-        """What the kernel is told: all but what the rules are for."""
+        """What the kernel knows of the rules: neither their place nor their reason."""
         return self.conditions, self.target
 
 
 Groups = tuple[SetRule | ForeignRule, ...]
 
-# Tables in canonical form with their groups: what is made canonical is written next.
-_recent: list[tuple[Table, dict[str, Groups]]] = []
-_MOST_REMEMBERED = 8
-
-# The order of conditions in the canonical form: that in which iptables prints
-# them, extensions in an order of ours.
-_RANKS: dict[object, int] = {
-    kind: rank
-    for rank, kind in enumerate(
-        (
-            "saddr",
-            "daddr",
-            m.InInterface,
-            m.OutInterface,
-            m.Proto,
-            "sport",
-            "dport",
-            m.CtState,
-            m.Mark,
-            m.ConnMark,
-            m.Socket,
-            "uid",
-            "gid",
-        )
-    )
-}
 # The condition in whose values the rules of a group differ is the first of these
 # that a rule has. It depends on the rule alone, never on its neighbours: the
 # canonical form of a canonical form would be another one otherwise.
@@ -129,17 +102,18 @@ _VARYING = ("daddr", "saddr", "dport", "sport", "uid", "gid")
 
 # A packet for which these decide never gets to a second rule.
 _DECIDES = (t.Accept, t.Drop, t.Redirect, t.Reject, t.Tproxy)
+_REPEATABLE = (t.Return, *_DECIDES)
 
 
 def joined(spans: Iterable[Span]) -> tuple[Span, ...]:
     """Return the same values as the fewest spans, sorted."""
-    found: list[Span] = []
+    apart: list[Span] = []
     for low, high in sorted(spans):
-        if found and low <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        if apart and low <= apart[-1][1] + 1:
+            apart[-1] = (apart[-1][0], max(high, apart[-1][1]))
         else:
-            found.append((low, high))
-    return tuple(found)
+            apart.append((low, high))
+    return tuple(apart)
 
 
 def networks(span: Span, family: Family) -> Iterator[Network]:
@@ -165,8 +139,8 @@ def span_of(network: Network) -> Span:
 def canonical(ruleset: Ruleset) -> Ruleset:
     """Return rules that do the same with every packet, in canonical form.
 
-    Rule sets that ``compact`` makes the same groups of have the same form, and
-    the form of a form is itself. Rules of others stay as and where they are.
+    Rule sets of which ``compact`` makes the same groups have the same form, and
+    ``canonical`` is idempotent. Rules of others stay as and where they are.
     """
     return ruleset.replace(tables=tuple(canonical_table(table) for table in ruleset.tables))
 
@@ -177,7 +151,6 @@ def canonical_table(table: Table) -> Table:
     while True:
         groups = {chain.name: compact(chain.rules, table) for chain in table.chains}
         if groups == before:
-            _remember(table, groups)
             return table
         # Values that were joined may let a rule move where it could not before.
         # Each round has fewer rules, or the same ones further up.
@@ -192,27 +165,14 @@ def canonical_table(table: Table) -> Table:
         before = groups
 
 
-def _remember(table: Table, groups: dict[str, Groups]) -> None:
-    _recent.append((table, groups))
-    del _recent[:-_MOST_REMEMBERED]
-
-
-def groups_of(chain: Chain, table: Table) -> Groups:
-    """Return what ``compact`` makes of a chain; for a table just made canonical it is known."""
-    for known, groups in _recent:
-        if known is table:
-            return groups[chain.name]
-    return compact(chain.rules, table)
-
-
 def expand(group: SetRule | ForeignRule) -> Iterator[Rule | ForeignRule]:
     """Yield the rules of a group, one for each value that iptables takes at a time."""
     if isinstance(group, ForeignRule):
         yield group
         return
     for matches in product(*(_alternatives(one) for one in group.conditions)):
-        found = tuple(match for together in matches for match in together)
-        yield Rule(found, group.target, group.place, group.why, group.flag)
+        of_rule = tuple(match for together in matches for match in together)
+        yield Rule(of_rule, group.target, group.place, group.reason)
 
 
 def _alternatives(condition: Condition) -> Iterable[tuple[m.Match, ...]]:
@@ -236,8 +196,8 @@ def _matches(one: InSet) -> Iterator[m.Match]:
             if one.negated and len(ports) > 1:
                 yield m.MultiPorts(field.name, ports, negated=True)
             else:
-                for found in ports:
-                    yield m.Ports(field.protocol, field.name, found, one.negated)
+                for single in ports:
+                    yield m.Ports(field.protocol, field.name, single, one.negated)
         case OwnerField():
             for span in one.spans:
                 yield m.Owner(field.name, IdRange(*span), one.negated)
@@ -251,32 +211,34 @@ def compact(rules: tuple[Rule | ForeignRule, ...], table: Table) -> Groups:
     Rules with two values each, a destination and a port say, are grouped by the
     first of them.
     """
-    found: list[_Draft | ForeignRule] = []
+    groups: list[_OpenGroup | ForeignRule] = []
     repeatable = _Repeatable(table)
     for rule in rules:
         if isinstance(rule, ForeignRule):
-            found.append(rule)
+            groups.append(rule)
             continue
-        last = found[-1] if found else None
+        last = groups[-1] if groups else None
         # Long lists of ranges come one after the other.
-        if isinstance(last, _Draft) and last.took(rule, repeatable=repeatable(rule.target)):
+        if isinstance(last, _OpenGroup) and last.took(rule, repeatable=repeatable(rule.target)):
             continue
-        draft = _Draft(group_of(rule))
-        home = _home(found, draft, repeatable=repeatable(rule.target))
+        opened = _OpenGroup(group_of(rule))
+        home = _home(groups, opened, repeatable=repeatable(rule.target))
         if home is None:
-            found.append(draft)
+            groups.append(opened)
         else:
-            home.values.add(draft.values)
-    return tuple(one.group() if isinstance(one, _Draft) else one for one in found)
+            home.values.add(opened.values)
+    return tuple(one.group() if isinstance(one, _OpenGroup) else one for one in groups)
 
 
-def _home(found: list[_Draft | ForeignRule], new: _Draft, *, repeatable: bool) -> _Draft | None:
+def _home(
+    groups: list[_OpenGroup | ForeignRule], new: _OpenGroup, *, repeatable: bool
+) -> _OpenGroup | None:
     """Return the group that a new last rule can be merged into.
 
     It has to pass all groups behind that one, and may be evaluated where that
     one is: a packet that matches both must fare the same in either order.
     """
-    for earlier in reversed(found):
+    for earlier in reversed(groups):
         if isinstance(earlier, ForeignRule):
             return None
         indifferent = repeatable and earlier.target == new.target
@@ -287,12 +249,12 @@ def _home(found: list[_Draft | ForeignRule], new: _Draft, *, repeatable: bool) -
     return None
 
 
-class _Draft:
+class _OpenGroup:
     """A group that still grows."""
 
     def __init__(self, group: SetRule) -> None:
         self.target = group.target
-        self.values = _Spans()
+        self.values = _SpanSet()
         self._group = group
         self._varying = _varying(group.conditions)
         self._field: Field | None = None
@@ -326,7 +288,7 @@ class _Draft:
         self.values.fill((span,))
         return True
 
-    def never_with(self, other: _Draft) -> bool:
+    def never_with(self, other: _OpenGroup) -> bool:
         """Whether no packet matches both, as far as their values tell."""
         return (
             self._field is not None
@@ -337,12 +299,13 @@ class _Draft:
     def group(self) -> SetRule:
         if self._varying is None or self._field is None:
             return self._group
-        conditions = list(self._group.conditions)
+        first = self._group
+        conditions = list(first.conditions)
         conditions[self._varying] = InSet(self._field, self.values.all())
-        return self._group.replace(conditions=tuple(conditions))
+        return SetRule(tuple(conditions), first.target, first.place, first.reason)
 
 
-class _Spans:
+class _SpanSet:
     """Spans that neither overlap nor touch, kept sorted while others are added."""
 
     def __init__(self) -> None:
@@ -353,13 +316,13 @@ class _Spans:
         for low, high in spans:
             self._add(low, high)
 
-    def add(self, others: _Spans) -> None:
+    def add(self, others: _SpanSet) -> None:
         self.fill(others.all())
 
     def all(self) -> tuple[Span, ...]:
         return tuple(zip(self._lows, self._highs, strict=True))
 
-    def overlap(self, others: _Spans) -> bool:
+    def overlap(self, others: _SpanSet) -> bool:
         return any(self.overlaps(low, high) for low, high in others.all())
 
     def overlaps(self, low: int, high: int) -> bool:
@@ -396,7 +359,7 @@ class _Repeatable:
     def __call__(self, target: t.Target) -> bool:
         if isinstance(target, t.Jump):
             return self._chain(target.chain)
-        return isinstance(target, (t.Return, *_DECIDES))
+        return isinstance(target, _REPEATABLE)
 
     def _chain(self, name: str) -> bool:
         if name not in self._known:
@@ -423,27 +386,27 @@ def _never_returns(rules: tuple[Rule | ForeignRule, ...]) -> bool:
 
 def group_of(rule: Rule) -> SetRule:
     """Return one rule as a group of its own, its conditions in canonical order."""
-    return SetRule(_conditions(rule.matches), rule.target, rule.why, rule.flag, rule.place)
+    return SetRule(_conditions(rule.matches), rule.target, rule.place, rule.reason)
 
 
 def _conditions(matches: tuple[m.Match, ...]) -> tuple[Condition, ...]:
     protocols: set[Protocol] = {
         match.name for match in matches if isinstance(match, m.Proto) and not match.negated
     }
-    found: dict[Condition, None] = {}
+    conditions: dict[Condition, None] = {}
     excluded: dict[Field, list[Span]] = {}
     for match in matches:
         condition = _condition(match, protocols)
         if isinstance(condition, InSet) and condition.negated:
-            # Not in the one and not in the other: in none of both.
+            # Several exclusions combine to one set.
             excluded.setdefault(condition.field, []).extend(condition.spans)
         elif not _holds_always(condition):
-            found[condition] = None
+            conditions[condition] = None
         if isinstance(condition, InSet) and isinstance(condition.field, PortField):
-            found[m.Proto(condition.field.protocol)] = None
+            conditions[m.Proto(condition.field.protocol)] = None
     for field, spans in excluded.items():
-        found[InSet(field, joined(spans), negated=True)] = None
-    return in_order(found)
+        conditions[InSet(field, joined(spans), negated=True)] = None
+    return in_order(conditions)
 
 
 def in_order(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
@@ -494,7 +457,32 @@ def _holds_always(condition: Condition) -> bool:
 
 
 def _rank(condition: Condition) -> int:
-    return _RANKS[condition.field.name if isinstance(condition, InSet) else type(condition)]
+    """Return the place of a condition in the canonical form.
+
+    It is that in which iptables prints them; extensions are in an order of ours.
+    """
+    match condition:
+        case InSet(field):
+            return _FIELD_RANKS[field.name]
+        case m.InInterface():
+            return 2
+        case m.OutInterface():
+            return 3
+        case m.Proto():
+            return 4
+        case m.CtState():
+            return 7
+        case m.Mark():
+            return 8
+        case m.ConnMark():
+            return 9
+        case m.Socket():
+            return 10
+        case _:
+            assert_never(condition)
+
+
+_FIELD_RANKS = {"saddr": 0, "daddr": 1, "sport": 5, "dport": 6, "uid": 11, "gid": 12}
 
 
 def _varying(conditions: tuple[Condition, ...]) -> int | None:

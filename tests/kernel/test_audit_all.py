@@ -113,7 +113,7 @@ def each_pod_is_one_line_for_people(part: str) -> None:
     assert cells["pod-4"][2:] == ["-", "-", "-", "-", "-", "none"]
     assert cells["pod-5"][2:] == ["legacy", "1.0", "REDIRECT", "80", "-", "ok"]
     told = " ".join(cells["pod-3"][7:])
-    assert told == "drift: inbound TCP to any port bypasses the proxy (and 1 more)"
+    assert told == "drift: inbound TCP does not reach the proxy (and 1 more)"
     assert lines[PODS].startswith(f"{PODS} namespaces in ")
     assert lines[PODS].endswith(": 20 ok, 5 drift, 5 none, 0 error")
     assert lines[PODS + 1] == f"code {DRIFT}"

@@ -420,7 +420,7 @@ def _rule(drawn: random.Random, family: Family) -> Rule:
     tcp = any(isinstance(one, m.Ports | m.MultiPorts) for one in matches)
     if tcp or isinstance(target, t.Redirect | t.Tproxy):
         matches.append(TCP if tcp else drawn.choice([TCP, UDP]))
-    return rule(*matches, then=target)
+    return rule(*matches, target=target)
 
 
 def _random_rules(drawn: random.Random, family: Family) -> list[Rule]:
@@ -430,7 +430,10 @@ def _random_rules(drawn: random.Random, family: Family) -> list[Rule]:
         one = _rule(drawn, family)
         values = [_network(drawn, family) for _ in range(drawn.choice([0, 0, 1, 5]))]
         others = tuple(match for match in one.matches if not isinstance(match, m.Destination))
-        found += [one, *(rule(*others, m.Destination(value), then=one.target) for value in values)]
+        found += [
+            one,
+            *(rule(*others, m.Destination(value), target=one.target) for value in values),
+        ]
     return found
 
 
@@ -442,7 +445,7 @@ def test_any_rule_is_read_back_as_it_was_written(seed: int) -> None:
     for family in FAMILIES:
         chains = {
             ISTIO_DIVERT: Chain(
-                ISTIO_DIVERT, None, (rule(then=t.SetMark(1)), rule(then=t.Accept()))
+                ISTIO_DIVERT, None, (rule(target=t.SetMark(1)), rule(target=t.Accept()))
             ),
             ISTIO_INBOUND: Chain(ISTIO_INBOUND, None, tuple(_random_rules(drawn, family))),
             ISTIO_OUTPUT: Chain(ISTIO_OUTPUT, None, tuple(_mixed(drawn, shared, family))),

@@ -59,7 +59,7 @@ def test_each_is_named_as_it_stands_with_what_is_lost(backend: str, ip: str) -> 
             if one == chain:
                 spelled = (shown if backend == "legacy" and shown else rule).format(network=network)
                 expected.append(
-                    f"{ip}tables -t nat: the rule -A {chain} {spelled} stands before ours: {lost}"
+                    f"{ip}tables -t nat: the rule -A {chain} {spelled} stands above ours: {lost}"
                 )
     assert warnings(first.err) == expected
     assert warnings(again.err) == expected

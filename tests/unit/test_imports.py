@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import istio_init
+from istio_init.rules import names
 
 ROOT = Path(istio_init.__file__).parent
 
@@ -33,13 +34,17 @@ SLOW = {
 APART = {
     *("istio_init.operate.validate", "istio_init.operate.fleet", "istio_init.operate.prometheus"),
     "istio_init.cli.fleet",
+    "istio_init.cli.replace_files",
 }
 # Injection starts when a person or a webhook asks for it, and may take its time.
 BESIDE_THE_START = "inject"
 # Modules that are themselves imported when a library is needed, and that library.
 WITH_LIBRARY = {
-    "istio_init.cli.click_app": {"click"},
-    "istio_init.cli.check_inject": {"click"},
+    f"istio_init.cli.{name}": {"click"}
+    for name in (
+        *("click_app", "click_flags", "inject", "uninject", "manifest_run", "check_inject"),
+        "webhook",
+    )
 }
 
 
@@ -121,12 +126,34 @@ def test_libraries_are_imported_when_they_are_needed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in sorted(MODULES.keys() - APART) if part_of(name) != BESIDE_THE_START]
+    "name",
+    [
+        name
+        for name in sorted(MODULES.keys() - APART - WITH_LIBRARY.keys())
+        if part_of(name) != BESIDE_THE_START
+    ],
 )
 def test_slow_modules_are_for_the_type_checker_alone(name: str) -> None:
     at_once = {one.module for one in imports(name) if one.at_once and not one.for_types}
 
     assert not {module.split(".")[0] for module in at_once} & SLOW
+
+
+def test_the_numbers_of_the_rules_stand_in_one_place() -> None:
+    numbers = {
+        *(names.OUTBOUND_PORT, names.INBOUND_PORT, names.TUNNEL_PORT, names.AGENT_DNS_PORT),
+        *(names.DEFAULT_MARK, names.OUTBOUND_MARK, names.DEFAULT_ROUTE_TABLE),
+    }
+    places = {
+        name
+        for name, path in MODULES.items()
+        # In the template engine such numbers are characters.
+        if not name.startswith("istio_init.inject.template.")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in numbers
+    }
+
+    assert places == {"istio_init.rules.names"}
 
 
 RUN = """

@@ -127,7 +127,7 @@ def test_what_both_families_have_is_written_once() -> None:
 
 def test_families_whose_rules_are_in_different_orders_each_keep_theirs() -> None:
     lines = {
-        name: rule(m.InInterface(name), then=target)
+        name: rule(m.InInterface(name), target=target)
         for name, target in (("a", t.Return()), ("b", t.Accept()), ("c", t.Drop()))
     }
     orders = {IPV4: "abca", IPV6: "bac"}
@@ -258,7 +258,7 @@ def test_tables_without_rules_are_deleted_and_never_created(*, absent: bool) -> 
     ],
 )
 def test_matches(match: m.Match, spelled: str) -> None:
-    assert in_chain(rule(match, then=t.Return())) == [f"meta nfproto ipv4 {spelled} return"]
+    assert in_chain(rule(match, target=t.Return())) == [f"meta nfproto ipv4 {spelled} return"]
 
 
 @pytest.mark.parametrize(
@@ -273,14 +273,14 @@ def test_matches(match: m.Match, spelled: str) -> None:
     ],
 )
 def test_destinations(cidrs: list[str], spelled: str) -> None:
-    rules = [rule(m.Destination(network(cidr)[0]), then=t.Return()) for cidr in cidrs]
+    rules = [rule(m.Destination(network(cidr)[0]), target=t.Return()) for cidr in cidrs]
     family = network(cidrs[0])[0].family
 
     assert in_chain(*rules, family=family) == [f"{spelled} return"]
 
 
 def test_a_mark_under_a_mask_keeps_the_other_bits() -> None:
-    assert in_chain(rule(then=t.SetMark(0x10, 0xFF))) == [
+    assert in_chain(rule(target=t.SetMark(0x10, 0xFF))) == [
         "meta nfproto ipv4 meta mark set meta mark & 0xffffff00 ^ 0x00000010"
     ]
 
@@ -290,16 +290,16 @@ def test_a_mark_under_a_mask_keeps_the_other_bits() -> None:
 )
 def test_interfaces_that_nft_cannot_name_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedError, match="interface"):
-        in_chain(rule(m.InInterface(name), then=t.Return()))
+        in_chain(rule(m.InInterface(name), target=t.Return()))
 
 
 def test_sockets_can_lead_to_one_chain_only() -> None:
     with pytest.raises(UnsupportedError, match="one chain"):
-        in_chain(rule(m.Socket(), then=t.Accept()))
+        in_chain(rule(m.Socket(), target=t.Accept()))
     with pytest.raises(UnsupportedError, match="one chain"):
         in_chain(
-            rule(m.Socket(), then=t.Jump(ISTIO_DIVERT)),
-            rule(m.Socket(), then=t.Jump(ISTIO_INBOUND)),
+            rule(m.Socket(), target=t.Jump(ISTIO_DIVERT)),
+            rule(m.Socket(), target=t.Jump(ISTIO_INBOUND)),
         )
 
 
@@ -374,7 +374,7 @@ def chain_names(text: str) -> list[str]:
 
 def test_a_line_without_family_is_for_both() -> None:
     for family in FAMILIES:
-        assert rules_of([_ACCEPT], family=family) == (rule(then=t.Accept()),)
+        assert rules_of([_ACCEPT], family=family) == (rule(target=t.Accept()),)
 
 
 def test_a_line_for_one_family_is_for_that_only() -> None:
@@ -401,7 +401,7 @@ def test_every_value_of_a_set_is_a_rule(values: object) -> None:
     }
 
     assert rules_of([payload("ip", "daddr", values), _ACCEPT], sets=(some,)) == tuple(
-        rule(m.Destination(network(cidr)[0]), then=t.Accept())
+        rule(m.Destination(network(cidr)[0]), target=t.Accept())
         for cidr in ("10.0.0.0/30", "10.0.0.4/31")
     )
 
@@ -423,7 +423,7 @@ def test_a_family_is_answered_in_its_own_words(
     reject = {"reject": {"type": kind, "expr": "port-unreachable"}}
     (found,) = rules_of([meta("nfproto", family), reject], family=family)
 
-    assert (found == rule(then=t.Reject())) == understood
+    assert (found == rule(target=t.Reject())) == understood
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_a_family_is_answered_in_its_own_words(
 def test_marks_made_of_the_old_mark(value: object, mark: int, mask: int) -> None:
     found = rules_of([{"mangle": {"key": _META_MARK, "value": value}}])
 
-    assert found == (rule(then=t.SetMark(mark, mask)),)
+    assert found == (rule(target=t.SetMark(mark, mask)),)
 
 
 def test_tproxy_and_what_drops_behind_it_are_one_rule() -> None:
@@ -452,7 +452,9 @@ def test_tproxy_and_what_drops_behind_it_are_one_rule() -> None:
 
     assert rules_of(*lines) == (
         rule(
-            m.Destination(Network(IPV4, b"\x7f\0\0\1", 32), negated=True), TCP, then=t.Tproxy(1, 5)
+            m.Destination(Network(IPV4, b"\x7f\0\0\1", 32), negated=True),
+            TCP,
+            target=t.Tproxy(1, 5),
         ),
     )
     assert isinstance(rules_of(lines[0])[0], ForeignRule)
@@ -465,64 +467,64 @@ _CT_STATE = {"ct": {"key": "state"}}
 _LINES: dict[str, tuple[list[dict[str, Any]], Rule]] = {
     "interfaces": (
         [meta("iifname", "eth*"), meta("oifname", "eth\\*", "!="), _ACCEPT],
-        rule(m.InInterface("eth+"), m.OutInterface("eth*", negated=True), then=t.Accept()),
+        rule(m.InInterface("eth+"), m.OutInterface("eth*", negated=True), target=t.Accept()),
     ),
     "owners": (
         [meta("skuid", 5), meta("skgid", {"range": [6, 7]}, "!="), _ACCEPT],
         rule(
             m.Owner("uid", IdRange(5, 5)),
             m.Owner("gid", IdRange(6, 7), negated=True),
-            then=t.Accept(),
+            target=t.Accept(),
         ),
     ),
     "a protocol": (
         [meta("l4proto", "udp", "!="), {"return": None}],
-        rule(m.Proto("udp", negated=True), then=t.Return()),
+        rule(m.Proto("udp", negated=True), target=t.Return()),
     ),
     "marks": (
         [meta("mark", 5, "!="), match(_CT_MARK, 6), {"drop": None}],
-        rule(m.Mark(5, negated=True), m.ConnMark(6), then=t.Drop()),
+        rule(m.Mark(5, negated=True), m.ConnMark(6), target=t.Drop()),
     ),
     "masked marks": (
         [match({"&": [_META_MARK, 255]}, 5), match({"&": [_CT_MARK, 255]}, 6), _ACCEPT],
-        rule(m.Mark(5, 255), m.ConnMark(6, 255), then=t.Accept()),
+        rule(m.Mark(5, 255), m.ConnMark(6, 255), target=t.Accept()),
     ),
     "states": (
         [match(_CT_STATE, ["new", "related"], "in"), _ACCEPT],
-        rule(m.CtState(("NEW", "RELATED")), then=t.Accept()),
+        rule(m.CtState(("NEW", "RELATED")), target=t.Accept()),
     ),
     "a state": (
         [match(_CT_STATE, "invalid", "in"), _ACCEPT],
-        rule(m.CtState(("INVALID",)), then=t.Accept()),
+        rule(m.CtState(("INVALID",)), target=t.Accept()),
     ),
     "no such states": (
         [match(_CT_STATE, {"set": ["established", "new"]}, "!="), _ACCEPT],
-        rule(m.CtState(("NEW", "ESTABLISHED"), negated=True), then=t.Accept()),
+        rule(m.CtState(("NEW", "ESTABLISHED"), negated=True), target=t.Accept()),
     ),
     "no such ports": (
         [payload("udp", "sport", {"set": [5, {"range": [7, 9]}]}, "!="), _ACCEPT],
         rule(
             UDP,
             m.MultiPorts("sport", (PortRange(5, 5), PortRange(7, 9)), negated=True),
-            then=t.Accept(),
+            target=t.Accept(),
         ),
     ),
     "a redirect": (
         [payload("tcp", "dport", 5), {"redirect": {"port": 6}}],
-        rule(TCP, m.Ports("tcp", "dport", PortRange(5, 5)), then=t.Redirect(6)),
+        rule(TCP, m.Ports("tcp", "dport", PortRange(5, 5)), target=t.Redirect(6)),
     ),
-    "a jump": ([{"jump": {"target": "istio-redirect"}}], rule(then=t.Jump(ISTIO_REDIRECT))),
+    "a jump": ([{"jump": {"target": "istio-redirect"}}], rule(target=t.Jump(ISTIO_REDIRECT))),
     "a saved mark": (
         [{"mangle": {"key": _CT_MARK, "value": _META_MARK}}],
-        rule(then=t.SaveMark()),
+        rule(target=t.SaveMark()),
     ),
     "a restored mark": (
         [{"mangle": {"key": _META_MARK, "value": _CT_MARK}}],
-        rule(then=t.RestoreMark()),
+        rule(target=t.RestoreMark()),
     ),
     "a zone": (
         [{"mangle": {"key": {"ct": {"key": "zone"}}, "value": 2}}],
-        rule(then=t.CtZone(2)),
+        rule(target=t.CtZone(2)),
     ),
 }
 
@@ -653,7 +655,7 @@ def test_the_chain_behind_socket_is_part_of_its_rules() -> None:
     text = listing(to_socket, *_SOCKET_CHAIN, chains=chains)
     inbound = tables_of(text)[IPV4].chain(ISTIO_INBOUND)
     assert inbound is not None
-    assert inbound.rules == (rule(m.Socket(), then=t.Jump(ISTIO_DIVERT)),)
+    assert inbound.rules == (rule(m.Socket(), target=t.Jump(ISTIO_DIVERT)),)
     assert chain_names(text) == [ISTIO_INBOUND]
 
     assert "chain istio-socket" in chain_names(listing(*_SOCKET_CHAIN, chains=chains))
@@ -736,7 +738,7 @@ def test_what_is_no_listing_is_refused(text: str) -> None:
 
 
 def test_redirect_and_unknown_target_names_round_trip() -> None:
-    assert in_chain(rule(TCP, then=t.Redirect(1)), rule(then=t.Jump(ISTIO_TPROXY))) == [
+    assert in_chain(rule(TCP, target=t.Redirect(1)), rule(target=t.Jump(ISTIO_TPROXY))) == [
         "meta nfproto ipv4 meta l4proto tcp redirect to :1",
         "meta nfproto ipv4 jump istio-tproxy",
     ]

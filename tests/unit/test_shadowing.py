@@ -122,10 +122,10 @@ def test_a_rule_that_ends_the_chain_for_all_tcp_is_reported(rule: str) -> None:
     planned = PLAN.ruleset(IPV4)
 
     assert sentences(live(planned, "nat", "OUTPUT", rule), planned) == (
-        f"iptables -t nat: the rule -A OUTPUT {rule} stands before ours: {OUTBOUND}",
+        f"iptables -t nat: the rule -A OUTPUT {rule} stands above ours: {OUTBOUND}",
     )
     assert sentences(live(planned, "nat", "PREROUTING", rule), planned) == (
-        f"iptables -t nat: the rule -A PREROUTING {rule} stands before ours: {INBOUND}",
+        f"iptables -t nat: the rule -A PREROUTING {rule} stands above ours: {INBOUND}",
     )
 
 
@@ -214,7 +214,7 @@ def test_inbound_ipv6_that_is_let_in_before_it_is_refused(rule: str, reported: b
 
     assert bool(found) == reported
     assert all(one.startswith("ip6tables -t filter: ") for one in found)
-    assert all(one.endswith("inbound IPv6 passes beside the proxy") for one in found)
+    assert all(one.endswith("inbound IPv6 bypasses the proxy") for one in found)
 
 
 def test_both_families_are_looked_at_with_their_own_programs() -> None:

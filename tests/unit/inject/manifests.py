@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
@@ -13,7 +13,8 @@ from istio_init.inject import scalars
 if TYPE_CHECKING:
     from random import Random
 
-Value = Any
+    from istio_init.inject.plain_data import PlainValue
+
 
 _WORDS = (
     *("web", "nginx:1.27", "on", "y", "NO", "0123", "1e3", "1_000", "0x1F", "~", "=", ".inf"),
@@ -22,7 +23,7 @@ _WORDS = (
     *("two\nlines", "three\n\nlines\n", "ends\n\n", "  leads\nmore", "\n", "a\r\nb", "<<", "/x/y"),
 )
 texts = st.sampled_from(_WORDS)
-values_of_scalars: st.SearchStrategy[Value] = st.one_of(
+values_of_scalars: st.SearchStrategy[PlainValue] = st.one_of(
     texts,
     st.integers(-5, 70000),
     st.booleans(),
@@ -30,7 +31,7 @@ values_of_scalars: st.SearchStrategy[Value] = st.one_of(
     st.sampled_from([0.5, 1e21, -2.25]),
 )
 _names = st.sampled_from(["name", "image", "args", "env", "ports", "labels", "on", "1", "a b", "x"])
-values: st.SearchStrategy[Value] = st.recursive(
+values: st.SearchStrategy[PlainValue] = st.recursive(
     values_of_scalars,
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
@@ -60,7 +61,7 @@ class Layout:
     def chance(self, share: float) -> bool:
         return self.random.random() < share
 
-    def write(self, value: Value) -> str:
+    def write(self, value: PlainValue) -> str:
         return "\n".join(self.lines(value, 0)) + "\n"
 
     def noise(self, column: int) -> list[str]:
@@ -70,7 +71,7 @@ class Layout:
             lines.append(self.random.choice(["", " " * column + "# - a: 'b", "  # far", "# left"]))
         return lines
 
-    def lines(self, value: Value, column: int) -> list[str]:
+    def lines(self, value: PlainValue, column: int) -> list[str]:
         """Return a map or list that is not empty, in block style."""
         lines: list[str] = []
         pad = " " * column
@@ -97,10 +98,10 @@ class Layout:
             lines += self.placed(f"{pad}-", one, column, 2)
         return lines
 
-    def step(self, value: Value) -> int:
+    def step(self, value: PlainValue) -> int:
         return self.sequence_indent if isinstance(value, list) else self.indent
 
-    def placed(self, head: str, value: Value, column: int, step: int) -> list[str]:
+    def placed(self, head: str, value: PlainValue, column: int, step: int) -> list[str]:
         """Return a value behind its key or dash."""
         tail = self.random.choice(["", "", "", "  # note", " #x: y"]) if self.comments else ""
         shown = json.dumps(value, sort_keys=True)
@@ -128,7 +129,7 @@ class Layout:
     def key(self, key: str) -> str:
         return self.scalar(key)
 
-    def scalar(self, value: Value, *, in_flow: bool = False) -> str:
+    def scalar(self, value: PlainValue, *, in_flow: bool = False) -> str:
         if isinstance(value, str):
             forms = [scalars.quoted(value)]
             if scalars.is_single_line(value):
@@ -142,7 +143,7 @@ class Layout:
             return self.random.choice(["yes", "true", "On"] if value else ["no", "False", "off"])
         return json.dumps(value)
 
-    def flow(self, value: Value, column: int) -> str:
+    def flow(self, value: PlainValue, column: int) -> str:
         if isinstance(value, dict):
             parts = [
                 f"{self.scalar(k, in_flow=True)}: {self.flow(v, column)}" for k, v in value.items()
@@ -172,7 +173,7 @@ def layouts(draw: st.DrawFn) -> Layout:
 
 
 @st.composite
-def changed(draw: st.DrawFn, value: Value, *, only_added: bool = False) -> Value:
+def changed(draw: st.DrawFn, value: PlainValue, *, only_added: bool = False) -> PlainValue:
     """Return a value of which a little was added, changed or removed."""
     if isinstance(value, dict):
         new = {}
