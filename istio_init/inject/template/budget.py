@@ -11,7 +11,7 @@ from istio_init.inject.template.errors import LimitError
 MAX_PARTS = 20_000
 
 
-class Parts:
+class PartCounter:
     """Counts the parts of values that are walked through."""
 
     __slots__ = ("left", "limit")

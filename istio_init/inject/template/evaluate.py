@@ -16,24 +16,24 @@ from istio_init.inject.template.frame import BREAK, NIL_ELEMENT, Body, Eval, Exe
 from istio_init.inject.template.functions import CHECKS, Function, constant
 from istio_init.inject.template.lexer import place
 from istio_init.inject.template.nodes import (
-    Action,
-    Bool,
-    Branch,
-    Call,
-    Command,
-    Dot,
-    Field,
-    FieldChain,
-    Identifier,
-    Jump,
-    Nil,
+    ActionNode,
+    BoolNode,
+    BranchNode,
+    CallNode,
+    CommandNode,
+    DotNode,
+    FieldChainNode,
+    FieldNode,
+    IdentifierNode,
+    JumpNode,
+    NilNode,
     Node,
-    Number,
+    NumberNode,
     Operand,
-    Pipeline,
-    String,
-    Text,
-    Variable,
+    PipelineNode,
+    StringNode,
+    TextNode,
+    VariableNode,
 )
 from istio_init.inject.template.printing import printed
 from istio_init.inject.template.taint import (
@@ -89,7 +89,7 @@ class Compiler:
         line, column = place(self.text, pos)
         return TemplateError(self.name, line, column, message, fragment=str(fragment))
 
-    def failing(self, node: Operand | Command, message: str) -> Eval:
+    def failing(self, node: Operand | CommandNode, message: str) -> Eval:
         """Return a closure that fails at ``node``."""
 
         def fail(_frame: Frame, _dot: Value) -> NoReturn:
@@ -105,12 +105,12 @@ class Compiler:
         size = 0
         jumps = False
         for index, node in enumerate(nodes):
-            if isinstance(node, Text):
+            if isinstance(node, TextNode):
                 steps.append(node.text)
                 size += len(node.text)
                 continue
             steps.append(self.node(node, in_quotes=_in_quotes(nodes, index)))
-            jumps = jumps or isinstance(node, Jump | Branch)
+            jumps = jumps or isinstance(node, JumpNode | BranchNode)
         count = len(steps) + 1
         first_pos = nodes[0].pos if nodes else 0
 
@@ -149,22 +149,22 @@ class Compiler:
 
         return run_with_jumps if jumps else run
 
-    def node(self, node: Action | Branch | Jump | Call, *, in_quotes: bool) -> Exec:
+    def node(self, node: ActionNode | BranchNode | JumpNode | CallNode, *, in_quotes: bool) -> Exec:
         """Compile one node that is not text."""
         match node:
-            case Action():
+            case ActionNode():
                 return self.action(node, in_quotes=in_quotes)
-            case Branch(kind="range"):
+            case BranchNode(kind="range"):
                 return self.range(node)
-            case Branch():
+            case BranchNode():
                 return self.branch(node)
-            case Jump():
+            case JumpNode():
                 kind = node.kind
                 return lambda _frame, _dot: kind
-            case Call():
+            case CallNode():
                 return self.call(node)
 
-    def action(self, node: Action, *, in_quotes: bool) -> Exec:
+    def action(self, node: ActionNode, *, in_quotes: bool) -> Exec:
         """Compile an action: its value is printed unless it sets variables."""
         value_of = self.pipeline(node.pipeline)
         source = self.source
@@ -200,7 +200,7 @@ class Compiler:
 
         return show
 
-    def branch(self, node: Branch) -> Exec:
+    def branch(self, node: BranchNode) -> Exec:
         """Compile ``if`` and ``with``."""
         declared = len(self.scope)
         value_of = self.pipeline(node.pipeline)
@@ -222,7 +222,7 @@ class Compiler:
 
         return run_with if node.kind == "with" else run_if
 
-    def range(self, node: Branch) -> Exec:
+    def range(self, node: BranchNode) -> Exec:
         """Compile ``range`` over a list, a map or a number."""
         declared = len(self.scope)
         pipeline = node.pipeline
@@ -270,7 +270,7 @@ class Compiler:
 
         return run
 
-    def call(self, node: Call) -> Exec:
+    def call(self, node: CallNode) -> Exec:
         """Compile ``template``."""
         value_of = self.pipeline(node.pipeline) if node.pipeline else None
         name = node.name
@@ -313,7 +313,7 @@ class Compiler:
 
     # Pipelines
 
-    def pipeline(self, pipe: Pipeline) -> Eval:
+    def pipeline(self, pipe: PipelineNode) -> Eval:
         """Compile a pipeline, with the variables that it sets."""
         value_of = self.command(pipe.commands[0], None)
         for command in pipe.commands[1:]:
@@ -341,57 +341,57 @@ class Compiler:
 
         return assign
 
-    def command(self, command: Command, final: Eval | None) -> Eval:
+    def command(self, command: CommandNode, final: Eval | None) -> Eval:
         """Compile a command; ``final`` gives its last argument."""
         first = command.operands[0]
         match first:
-            case Identifier():
+            case IdentifierNode():
                 return self.function(first, command, command.operands[1:], final)
-            case Field() | Variable() | FieldChain() if (
-                not isinstance(first, Variable) or first.names
+            case FieldNode() | VariableNode() | FieldChainNode() if (
+                not isinstance(first, VariableNode) or first.names
             ):
                 if len(command.operands) > 1 or final is not None:
                     return self.with_arguments(first, command, final)
                 return self.operand(first)
             case _:
                 if len(command.operands) > 1 or final is not None:
-                    blamed = command if isinstance(first, Pipeline) else first
+                    blamed = command if isinstance(first, PipelineNode) else first
                     return self.failing(blamed, f"{first} is no function and takes no argument")
-                if isinstance(first, Nil):
+                if isinstance(first, NilNode):
                     return self.failing(first, "nil is no command")
                 return self.operand(first)
 
     def operand(self, operand: Operand) -> Eval:
         """Compile an operand that stands for a value."""
         match operand:
-            case Dot():
+            case DotNode():
                 return lambda _frame, dot: None if dot is NIL_ELEMENT else dot
-            case Nil():
+            case NilNode():
                 return lambda _frame, _dot: None
-            case Bool() | String():
+            case BoolNode() | StringNode():
                 value: Value = operand.value
                 return lambda _frame, _dot: value
-            case Number():
+            case NumberNode():
                 try:
                     number = constant(operand, "any")
                 except FunctionError as error:
                     return self.failing(operand, str(error))
                 return lambda _frame, _dot: number
-            case Field():
+            case FieldNode():
                 return self.fields(lambda _frame, dot: dot, operand.names, operand)
-            case Variable():
+            case VariableNode():
                 return self.variable(operand)
-            case Identifier():
+            case IdentifierNode():
                 return self.function(operand, operand, [], None)
-            case FieldChain():
-                if isinstance(operand.operand, Nil):
+            case FieldChainNode():
+                if isinstance(operand.operand, NilNode):
                     return self.failing(operand, "nil has no fields")
                 inner = self.operand(operand.operand)
                 return self.fields(inner, operand.names, self.last(operand.operand))
-            case Pipeline():
+            case PipelineNode():
                 return self.pipeline(operand)
 
-    def variable(self, operand: Variable) -> Eval:
+    def variable(self, operand: VariableNode) -> Eval:
         """Compile a variable, with the fields behind it."""
         slot = self.slot(operand.variable)
         if slot is None:
@@ -405,7 +405,7 @@ class Compiler:
 
         return value_of
 
-    def fields(self, inner: Eval, names: tuple[str, ...], node: Operand | Command) -> Eval:
+    def fields(self, inner: Eval, names: tuple[str, ...], node: Operand | CommandNode) -> Eval:
         """Compile a chain of fields."""
         error = self.error
 
@@ -430,7 +430,7 @@ class Compiler:
 
         return value_of
 
-    def with_arguments(self, first: Operand, command: Command, final: Eval | None) -> Eval:
+    def with_arguments(self, first: Operand, command: CommandNode, final: Eval | None) -> Eval:
         """Compile a field that has arguments: only a method could take them, and none does."""
         value_of = self.operand(first)
         count = len(command.operands) - 1 + (final is not None)
@@ -447,8 +447,8 @@ class Compiler:
 
     def function(
         self,
-        name: Identifier,
-        command: Identifier | Command,
+        name: IdentifierNode,
+        command: IdentifierNode | CommandNode,
         operands: list[Operand],
         final: Eval | None,
     ) -> Eval:
@@ -475,7 +475,7 @@ class Compiler:
     def argument(self, operand: Operand, wanted: str) -> Eval:
         """Compile an operand as an argument of type ``wanted``."""
         match operand:
-            case Bool() | String() | Number() | Nil():
+            case BoolNode() | StringNode() | NumberNode() | NilNode():
                 try:
                     value = constant(operand, wanted)
                 except FunctionError as error:
@@ -485,7 +485,7 @@ class Compiler:
                 pass
         return self.checked(self.operand(operand), wanted, self.last(operand))
 
-    def checked(self, value_of: Eval, wanted: str, node: Operand | Command) -> Eval:
+    def checked(self, value_of: Eval, wanted: str, node: Operand | CommandNode) -> Eval:
         """Return a closure that checks a value's type as well."""
         check = CHECKS.get(wanted)
         if check is None:
@@ -504,7 +504,7 @@ class Compiler:
     def invoke(
         self,
         function: Function,
-        command: Identifier | Command,
+        command: IdentifierNode | CommandNode,
         arguments: list[Eval],
         final: Eval | None,
         checked: Eval | None,
@@ -539,7 +539,9 @@ class Compiler:
 
         return run
 
-    def short_circuit(self, name: Identifier, operands: list[Operand], final: Eval | None) -> Eval:
+    def short_circuit(
+        self, name: IdentifierNode, operands: list[Operand], final: Eval | None
+    ) -> Eval:
         """Compile ``and`` and ``or``, which stop at the first argument that decides."""
         if not operands and final is None:
             return self.failing(name, f"{name} needs an argument")
@@ -557,17 +559,17 @@ class Compiler:
 
         return run
 
-    def last(self, node: Operand | Command) -> Operand | Command:
+    def last(self, node: Operand | CommandNode) -> Operand | CommandNode:
         """Return the node that was evaluated last when ``node`` has been: Go blames it."""
         match node:
-            case Pipeline():
+            case PipelineNode():
                 return self.last(node.commands[-1])
-            case Command():
+            case CommandNode():
                 first = node.operands[0]
-                if isinstance(first, Identifier):
+                if isinstance(first, IdentifierNode):
                     return self.last(node.operands[-1])
                 return self.last(first)
-            case FieldChain():
+            case FieldChainNode():
                 return self.last(node.operand)
             case _:
                 pass
@@ -582,7 +584,7 @@ def _taken(_frame: Frame, value: Value) -> Value:
 def _after(
     value_of: Eval,
     error: Callable[[int, object, str], TemplateError],
-    node: Operand | Command,
+    node: Operand | CommandNode,
     message: str,
 ) -> Eval:
     """Return a closure that evaluates something and then fails."""
@@ -599,7 +601,7 @@ def _in_quotes(nodes: list[Node], index: int) -> bool:
     if not 0 < index < len(nodes) - 1:
         return False
     before, behind = nodes[index - 1], nodes[index + 1]
-    if not isinstance(before, Text) or not isinstance(behind, Text):
+    if not isinstance(before, TextNode) or not isinstance(behind, TextNode):
         return False
     return behind.text.startswith('"') and _OPENS_QUOTES.search(before.text) is not None
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RenderLimits:
     """What one rendering may use.
 
     ``output`` and ``memory`` count characters, of the result and of all longer values
@@ -53,7 +53,7 @@ class Frame:
     )  # fmt: skip
 
     def __init__(
-        self, limits: Limits, environment: Mapping[str, str], trees: Mapping[str, Body]
+        self, limits: RenderLimits, environment: Mapping[str, str], trees: Mapping[str, Body]
     ) -> None:
         self.limits = limits
         self.environment = environment

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError
-from istio_init.inject.template.nodes import Bool, Nil, Number, String
+from istio_init.inject.template.nodes import BoolNode, NilNode, NumberNode, StringNode
 from istio_init.inject.template.values import (
     GoInt,
     NilMap,
@@ -190,32 +190,32 @@ _NO_NIL = frozenset({"string", "int", "float64", "bool", "v1.ObjectMeta"})
 _GO_NAMES = {"map[string]any": "map[string]interface {}"}
 
 
-def constant(node: Bool | String | Number | Nil, wanted: str) -> Value:
+def constant(node: BoolNode | StringNode | NumberNode | NilNode, wanted: str) -> Value:
     """Return the value of a constant where a ``wanted`` must be.
 
     Raises:
         FunctionError: it is a constant of another kind.
     """
-    if isinstance(node, Nil):
+    if isinstance(node, NilNode):
         if wanted in _NO_NIL:
             raise FunctionError(f"nil stands where a {wanted} must be")
         check = CHECKS.get(wanted)
         return check(None) if check else None
     match wanted:
         case "any" | "value":
-            return _ideal(node) if isinstance(node, Number) else node.value
-        case "string" if isinstance(node, String):
+            return _ideal(node) if isinstance(node, NumberNode) else node.value
+        case "string" if isinstance(node, StringNode):
             return node.value
-        case "bool" if isinstance(node, Bool):
+        case "bool" if isinstance(node, BoolNode):
             return node.value
-        case "int" if isinstance(node, Number) and node.integer is not None:
+        case "int" if isinstance(node, NumberNode) and node.integer is not None:
             return node.integer
-        case "float64" if isinstance(node, Number) and node.float is not None:
+        case "float64" if isinstance(node, NumberNode) and node.float is not None:
             return node.float
     raise FunctionError(f"{node} stands where a {_GO_NAMES.get(wanted, wanted)} must be")
 
 
-def _ideal(node: Number) -> Value:
+def _ideal(node: NumberNode) -> Value:
     """Return a number whose type only its spelling tells."""
     source = node.source
     if node.complex is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from istio_init.inject.template.budget import Parts
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.durations import MAX_DURATION, duration_text
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.functions import Registry
@@ -225,10 +225,10 @@ def _strdict(*words: str) -> StringMap:
 
 @ISTIO_1_30.add("omitNil", "any")
 def _omit_nil(value: Value) -> Value:
-    return without_nil(value, Parts())
+    return without_nil(value, PartCounter())
 
 
-def without_nil(value: Value, parts: Parts) -> Value:
+def without_nil(value: Value, parts: PartCounter) -> Value:
     """Return a value without nil, and without maps and lists that held nothing else."""
     parts.one()
     if isinstance(value, dict) and not isinstance(value, StringMap):

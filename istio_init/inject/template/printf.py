@@ -10,7 +10,7 @@ import re
 from math import isfinite
 from typing import NamedTuple
 
-from istio_init.inject.template.budget import Parts
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.printing import Printer, escaped, float_text, printed, quoted
 from istio_init.inject.template.values import (
@@ -106,7 +106,7 @@ class _Format:
         else:
             self.taken += 1
             value = self.values[self.taken - 1]
-            put(formatted(Verb(verb, flags, width_number, precision_number), value, Parts()))
+            put(formatted(Verb(verb, flags, width_number, precision_number), value, PartCounter()))
 
     def jump(self, index: str | None) -> bool:
         """Go to the operand of ``[index]``; return whether there is one."""
@@ -164,7 +164,7 @@ class _Format:
         self.printer.put(")")
 
 
-def formatted(verb: Verb, value: Value, parts: Parts) -> str:
+def formatted(verb: Verb, value: Value, parts: PartCounter) -> str:
     """Return one operand under one verb."""
     parts.one()
     letter = verb.letter
@@ -272,7 +272,7 @@ def _string(verb: Verb, value: str) -> str:
     return verb.padded(text)
 
 
-def _compound(verb: Verb, value: Value, parts: Parts, *, names: bool) -> str:
+def _compound(verb: Verb, value: Value, parts: PartCounter, *, names: bool) -> str:
     """Return a map, slice or struct: the verb goes to each of its members."""
 
     def one(item: Value) -> str:
@@ -291,7 +291,7 @@ def _compound(verb: Verb, value: Value, parts: Parts, *, names: bool) -> str:
     return f"[{' '.join(one(item) for item in items)}]"
 
 
-def go_syntax(value: Value, parts: Parts) -> str:
+def go_syntax(value: Value, parts: PartCounter) -> str:
     """Return ``%#v`` of a value."""
     parts.one()
     if isinstance(value, str):
@@ -308,6 +308,6 @@ def go_syntax(value: Value, parts: Parts) -> str:
     return "<nil>" if value is None else printed(value)
 
 
-def _go_part(value: Value, parts: Parts) -> str:
+def _go_part(value: Value, parts: PartCounter) -> str:
     """Return ``%#v`` of what stands in a map or slice."""
     return "interface {}(nil)" if value is None else go_syntax(value, parts)

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from istio_init.inject.template.budget import Parts
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.values import StringMap, Struct, StructList, Value
 
@@ -155,17 +155,17 @@ def marked_origin(value: Value) -> str:
         return ""
     if isinstance(value, Tainted | Struct | TaintedStringMap):
         return value.origin
-    return _first_origin(value, Parts()) or "the pod"
+    return _first_origin(value, PartCounter()) or "the pod"
 
 
 def hidden_origin(value: Value) -> str:
     """Return the same, but look at everything in a map or list."""
     if isinstance(value, dict | list):
-        return _first_origin(value, Parts())
+        return _first_origin(value, PartCounter())
     return marked_origin(value)
 
 
-def _first_origin(value: Value, parts: Parts) -> str:
+def _first_origin(value: Value, parts: PartCounter) -> str:
     parts.one()
     if isinstance(value, Tainted | Struct | TaintedStringMap):
         return value.origin
@@ -183,10 +183,10 @@ def harmless(value: Value) -> Value:
     Raises:
         LimitError: the value has too many parts.
     """
-    return _harmless(value, Parts())
+    return _harmless(value, PartCounter())
 
 
-def _harmless(value: Value, parts: Parts) -> Value:
+def _harmless(value: Value, parts: PartCounter) -> Value:
     parts.one()
     match value:
         case Tainted():
@@ -221,10 +221,10 @@ def taint(value: Value, origin: str, maker: Maker | None = None) -> Value:
     Raises:
         LimitError: the value has too many parts.
     """
-    return _tainted(value, origin, maker, Parts())
+    return _tainted(value, origin, maker, PartCounter())
 
 
-def _tainted(value: Value, origin: str, maker: Maker | None, parts: Parts) -> Value:
+def _tainted(value: Value, origin: str, maker: Maker | None, parts: PartCounter) -> Value:
     parts.one()
     match value:
         case Tainted() | TaintedMap() | TaintedList() | StructList():

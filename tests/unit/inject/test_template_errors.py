@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from istio_init.inject.template import Limits, Template, TemplateError
+from istio_init.inject.template import RenderLimits, Template, TemplateError
 from istio_init.inject.template.library import library
 from istio_init.inject.template.sprig.refused import REASONS
 from tests.unit.inject.templates import pod_data, render, render_old
@@ -263,9 +263,9 @@ def test_the_limits_can_be_set() -> None:
     template = Template.parse("{{ range until 100 }}xy{{ end }}", "1.30")
     assert len(template.render(pod_data())) == 200
     for limits, message in (
-        (Limits(output=100), "the output is longer than 100 characters"),
-        (Limits(steps=150), "needs more than 150 steps"),
-        (Limits(seconds=-1.0), "runs for more than -1.0 seconds"),
+        (RenderLimits(output=100), "the output is longer than 100 characters"),
+        (RenderLimits(steps=150), "needs more than 150 steps"),
+        (RenderLimits(seconds=-1.0), "runs for more than -1.0 seconds"),
     ):
         with pytest.raises(TemplateError, match=message):
             Template.parse("{{ range until 1000 }}xy{{ end }}", "1.30").render(pod_data(), limits)

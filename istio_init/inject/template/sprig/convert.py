@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from istio_init.inject.template.budget import Parts
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.printing import MAX_TEXT, printed
 from istio_init.inject.template.values import (
@@ -135,9 +135,9 @@ def room_for(size: int) -> None:
         raise LimitError(f"the text would be longer than {MAX_TEXT} characters")
 
 
-def deep_equal(first: Value, second: Value, parts: Parts | None = None) -> bool:
+def deep_equal(first: Value, second: Value, parts: PartCounter | None = None) -> bool:
     """Return whether two values are of the same types and equal all through."""
-    parts = parts or Parts()
+    parts = parts or PartCounter()
     parts.one()
     if isinstance(first, str) and isinstance(second, str):
         return first == second
@@ -156,9 +156,9 @@ def deep_equal(first: Value, second: Value, parts: Parts | None = None) -> bool:
     return type(first) is type(second) and first == second
 
 
-def deep_copy(value: Value, parts: Parts | None = None) -> Value:
+def deep_copy(value: Value, parts: PartCounter | None = None) -> Value:
     """Return a copy that shares no map or list with the original."""
-    parts = parts or Parts()
+    parts = parts or PartCounter()
     parts.one()
     if isinstance(value, dict):
         copied = type(value)()

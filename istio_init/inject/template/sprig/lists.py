@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.inject.template.budget import Parts
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.functions import Registry
 from istio_init.inject.template.sprig.convert import (
@@ -68,7 +68,7 @@ def _compact(value: Value) -> list[Value]:
 
 @FUNCTIONS.add("uniq mustUniq", "any")
 def _uniq(value: Value) -> list[Value]:
-    parts = Parts()
+    parts = PartCounter()
     found: list[Value] = []
     for item in items(value, "take the distinct items of"):
         if not any(deep_equal(item, known, parts) for known in found):
@@ -78,7 +78,7 @@ def _uniq(value: Value) -> list[Value]:
 
 @FUNCTIONS.add("without mustWithout", "any; ...any")
 def _without(value: Value, *omitted: Value) -> list[Value]:
-    parts = Parts()
+    parts = PartCounter()
     return [
         item
         for item in items(value, "leave items out of")
@@ -90,7 +90,7 @@ def _without(value: Value, *omitted: Value) -> list[Value]:
 def _has(needle: Value, value: Value) -> bool:
     if value is None:
         return False
-    parts = Parts()
+    parts = PartCounter()
     return any(deep_equal(needle, item, parts) for item in items(value, "look through"))
 
 

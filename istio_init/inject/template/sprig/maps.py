@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.inject.template.budget import Parts
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.functions import Registry
 from istio_init.inject.template.sprig.convert import deep_copy, is_empty, string
@@ -26,13 +26,13 @@ def _get(values: dict[str, Value], key: str) -> Value:
 def _set(values: dict[str, Value], key: str, value: Value) -> dict[str, Value]:
     if isinstance(values, NilMap):
         raise FunctionError("nil is no map that could be changed")
-    if _holds(value, values, Parts()):
+    if _holds(value, values, PartCounter()):
         raise FunctionError("a map cannot be put into itself")
     values[key] = value
     return values
 
 
-def _holds(value: Value, wanted: Value, parts: Parts) -> bool:
+def _holds(value: Value, wanted: Value, parts: PartCounter) -> bool:
     """Return whether ``wanted`` is ``value`` or somewhere in it."""
     parts.one()
     if value is wanted:
@@ -79,7 +79,7 @@ def _omit(values: dict[str, Value], *keys: str) -> dict[str, Value]:
 
 
 def _merge(
-    into: dict[str, Value], source: dict[str, Value], parts: Parts, *, overwrite: bool
+    into: dict[str, Value], source: dict[str, Value], parts: PartCounter, *, overwrite: bool
 ) -> None:
     """Put what ``source`` has into ``into``: only what is missing or empty, or everything."""
     for key, value in source.items():
@@ -93,7 +93,7 @@ def _merge(
 
 @FUNCTIONS.add("merge mustMerge", "map[string]any; ...map[string]any", gives_text=False)
 def _merge_maps(into: dict[str, Value], *sources: dict[str, Value]) -> dict[str, Value]:
-    parts = Parts()
+    parts = PartCounter()
     for source in sources:
         if source is not into:
             _merge(into, source, parts, overwrite=False)
@@ -104,7 +104,7 @@ def _merge_maps(into: dict[str, Value], *sources: dict[str, Value]) -> dict[str,
     "mergeOverwrite mustMergeOverwrite", "map[string]any; ...map[string]any", gives_text=False
 )
 def _merge_overwrite(into: dict[str, Value], *sources: dict[str, Value]) -> dict[str, Value]:
-    parts = Parts()
+    parts = PartCounter()
     for source in sources:
         if source is not into:
             _merge(into, source, parts, overwrite=True)
