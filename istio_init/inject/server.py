@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +65,25 @@ class ServerOptions:
     drain_seconds: float = 10.0
 
 
+class _ErrorLog(logging.Handler):
+    """Passes on what goes wrong in the server, with where it did: it is nobody's fault but ours."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.ERROR)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; that of a traceback says most."""
+        error = record.exc_info[1] if record.exc_info else None
+        text = record.getMessage().splitlines()[0]
+        if error is None or error.__traceback__ is None:
+            self._log.error(text)
+            return
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        self._log.error(f"{text}: {type(error).__name__}: {error} ({where})")
+
+
 class ServerOfTwo(uvicorn.Server):
     """A server of which there are two in a process; neither minds the process's signals."""
 
@@ -92,6 +113,7 @@ class WebhookServer:
             InjectionError: The configuration is no good.
             IstioInitError: A certificate or a port cannot be had.
         """
+        logging.getLogger("uvicorn.error").addHandler(_ErrorLog(self._log))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end.set)
@@ -198,9 +220,9 @@ def make_server(app: Callable[..., Any], tls: ssl.SSLContext | None) -> ServerOf
             lifespan="off",
             interface="asgi3",
             loop="asyncio",
-            # Its lines are not in the form of this program's.
+            # Its lines are not in the form of this program's; see _ErrorLog.
             log_config=None,
-            log_level="critical",
+            log_level="error",
             access_log=False,
             proxy_headers=False,
             server_header=False,

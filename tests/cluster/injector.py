@@ -78,4 +78,5 @@ class Injector:
     def show_logs(self) -> None:
         """Print what the replicas say, for whoever reads a failure."""
         for name in self.replicas():
-            sys.stderr.write(run("logs", "-n", NAMESPACE, name).stdout)
+            for which in ("--previous", "--previous=false"):
+                sys.stderr.write(run("logs", "-n", NAMESPACE, name, which).stdout)
