@@ -18,7 +18,7 @@ from istio_init.inject.connections import KEEP_ALIVE_SECONDS, BoundedConnection,
 from istio_init.inject.problems import InjectionError, printable
 from istio_init.inject.reload import Reloader
 from istio_init.inject.tls import ServerTls, read_pair
-from istio_init.inject.webhook import Outcome
+from istio_init.inject.webhook import Outcome, namespace_of
 from istio_init.inject.webhook_metrics import WebhookMetrics
 from istio_init.inject.workers import WorkerPool
 
@@ -61,6 +61,8 @@ class ServerOptions:
     certificate_files: tuple[str, str] | None = None
     managed: Managed | None = None
     write_events: bool = False
+    # Whether injection looks at a pod's namespace.
+    needs_namespaces: bool = False
     # For how long reviews are still answered after the order to end.
     drain_seconds: float = 10.0
 
@@ -102,8 +104,9 @@ class WebhookServer:
         self._pool = WorkerPool(options.workers)
         self._tls = ServerTls()
         self._reloader = Reloader(self._metrics, self._health, log)
-        self._app = WebhookApp(self._pool.reply, self._report, self._metrics, self._health)
+        self._app = WebhookApp(self._reply, self._report, self._metrics, self._health)
         self._write_event: Callable[[Reply], None] = lambda _: None
+        self._namespace: Callable[[str], dict[str, Any] | None] = lambda _: None
         self._end = asyncio.Event()
 
     async def run(self) -> None:
@@ -157,7 +160,7 @@ class WebhookServer:
             yield self._reloader.watch(
                 CERTIFICATES, options.certificate_files, self._load_certificate
             )
-        if options.managed is None and not options.write_events:
+        if options.managed is None and not options.write_events and not options.needs_namespaces:
             return
         # What is imported here takes 200 ms and 30 MiB.
         from lightkube import AsyncClient
@@ -175,12 +178,23 @@ class WebhookServer:
                 health=self._health,
                 log=self._log,
             ).run()
+        if options.needs_namespaces:
+            from istio_init.inject.namespaces import NamespaceCache
+
+            cache = NamespaceCache(client, self._health, self._log)
+            self._namespace = cache.get
+            yield cache.run()
         if options.write_events:
             from istio_init.inject.events import EventWriter
 
             writer = EventWriter(client, self._metrics, self._log)
             self._write_event = writer.report
             yield writer.run()
+
+    async def _reply(self, body: bytes, path: str) -> Reply:
+        if not self._options.needs_namespaces:
+            return await self._pool.reply(body, path)
+        return await self._pool.reply(body, path, self._namespace(namespace_of(body)))
 
     def _report(self, reply: Reply) -> None:
         """Say in the log what became of a pod; in an event too, unless it was injected."""
