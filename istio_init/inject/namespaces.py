@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 from lightkube import ApiError
-from lightkube.codecs import to_dict
 from lightkube.resources.core_v1 import Namespace
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class NamespaceCache:
 
     async def _follow(self) -> None:
         listed = self._client.list(Namespace)
-        known = {}
+        known: dict[str, dict[str, Any]] = {}
         async for namespace in listed:
             self._note(known, namespace)
         self._known = known
@@ -59,4 +58,4 @@ class NamespaceCache:
 
     def _note(self, known: dict[str, dict[str, Any]], namespace: Namespace) -> None:
         if namespace.metadata is not None and namespace.metadata.name is not None:
-            known[namespace.metadata.name] = to_dict(namespace)
+            known[namespace.metadata.name] = namespace.to_dict()

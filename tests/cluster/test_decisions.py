@@ -17,7 +17,7 @@ from lightkube.resources.core_v1 import Namespace, Pod
 
 from istio_init.inject.policy import InjectionPolicy, decide
 from istio_init.inject.webhooks import entries_of
-from tests.cluster.injector import Injector
+from tests.cluster.injector import restored_registrations
 from tests.cluster.kubectl import make_namespace, run
 from tests.cluster.local import local_webhook
 from tests.cluster.process import wait_until
@@ -35,14 +35,6 @@ INJECT, REVISION, INJECTION = "sidecar.istio.io/inject", "istio.io/rev", "istio-
 WORDS = (None, "true", "false", "yes", "")
 # A namespace whose name does not matter.
 WHERE = "shop"
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """Leave the API server to the test's own webhook."""
-    yield
-    if run("get", "deployment", "-n", "istio-init", "istio-init-injector").returncode == 0:
-        Injector().install()
 
 
 def labels(**values: str | None) -> dict[str, str]:
@@ -117,9 +109,13 @@ class Asker:
 
 @pytest.mark.parametrize("installation", INSTALLATIONS)
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_row(alone: None, installation: str, policy: str) -> None:  # noqa: ARG001
+def test_every_row(installation: str, policy: str) -> None:
     """What `check-inject` says without a cluster is what the cluster does."""
-    with local_webhook(policy="enabled") as webhook, closing(Client()) as client:
+    with (
+        restored_registrations(),
+        local_webhook(policy="enabled") as webhook,
+        closing(Client()) as client,
+    ):
         asker = Asker(client)
         registration = webhook.register(installation)
         revision = "canary" if installation == "canary" else "default"
