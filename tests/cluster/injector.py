@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from tests.cluster.kubectl import kubectl, namespace, pods, run
 from tests.cluster.process import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MANIFESTS = Path(__file__).parents[2] / "container/kubernetes/injector"
 NAMESPACE = "istio-init"
@@ -78,4 +83,13 @@ class Injector:
     def show_logs(self) -> None:
         """Print what the replicas say, for whoever reads a failure."""
         for name in self.replicas():
-            sys.stderr.write(run("logs", "-n", NAMESPACE, name).stdout)
+            for which in ("--previous", "--previous=false"):
+                sys.stderr.write(run("logs", "-n", NAMESPACE, name, which).stdout)
+
+
+@contextmanager
+def restored_registrations() -> Iterator[None]:
+    """Leave the API server to a test's own webhook; afterwards register the installed one."""
+    yield
+    if run("get", "deployment", "-n", NAMESPACE, NAME).returncode == 0:
+        Injector().install()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -87,7 +88,10 @@ class LocalWebhook:
 
 
 @contextmanager
-def local_webhook(**changes: Any) -> Iterator[LocalWebhook]:  # noqa: ANN401 - of an inject config
+def local_webhook(
+    environment: dict[str, str] | None = None,
+    **changes: Any,  # noqa: ANN401 - of an inject config
+) -> Iterator[LocalWebhook]:
     """Serve with the built-in configuration and some changes for the length of a block."""
     authority = renewed(None, datetime.now(UTC), Terms()).current
     pair = issue_server(authority, [ADDRESS], datetime.now(UTC), Terms())
@@ -105,7 +109,8 @@ def local_webhook(**changes: Any) -> Iterator[LocalWebhook]:  # noqa: ANN401 - o
                 *(f"--tls-cert-file={folder}/tls.crt", f"--tls-private-key-file={folder}/tls.key"),
                 *(f"--inject-config={folder}/config", f"--values={folder}/values"),
                 *(f"--mesh-config={folder}/mesh", "--drain=100ms", "--log_output_level=error"),
-            ]
+            ],
+            env=os.environ | (environment or {}),
         )
         try:
             ready = f"http://{ADDRESS}:{METRICS_PORT}/ready"

@@ -17,7 +17,7 @@ from lightkube.resources.core_v1 import Namespace, Pod
 
 from istio_init.inject.policy import InjectionPolicy, decide
 from istio_init.inject.webhooks import entries_of
-from tests.cluster.injector import Injector
+from tests.cluster.injector import restored_registrations
 from tests.cluster.kubectl import make_namespace, run
 from tests.cluster.local import local_webhook
 from tests.cluster.process import wait_until
@@ -37,35 +37,26 @@ WORDS = (None, "true", "false", "yes", "")
 WHERE = "shop"
 
 
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """Leave the API server to the test's own webhook."""
-    yield
-    if run("get", "deployment", "-n", "istio-init", "istio-init-injector").returncode == 0:
-        Injector().install()
-
-
 def labels(**values: str | None) -> dict[str, str]:
     names = {"injection": INJECTION, "revision": REVISION, "inject": INJECT}
     return {names[name]: value for name, value in values.items() if value is not None}
 
 
 def every_row() -> Iterator[Row]:
-    """Yield every combination of what the gates look at."""
+    """Yield every combination of labels, and each namespace's with a word that is no label's."""
     revisions = (None, "default", "canary")
-    namespaces = [
-        labels(injection=injection, revision=revision)
-        for injection, revision in product((None, "enabled", "disabled", "true"), revisions)
-    ]
-    for of_namespace, word, revision in product(namespaces, WORDS, revisions):
-        row = {"namespace": WHERE, "namespace_labels": of_namespace, "host_network": False}
-        own = labels(inject=word, revision=revision)
-        yield {**row, "labels": own, "annotations": {}}
-        if word is None:
-            continue
-        without = labels(revision=revision)
-        yield {**row, "labels": without, "annotations": {INJECT: word}}
-        yield {**row, "labels": own, "annotations": {INJECT: "true"}, "host_network": True}
+    for injection, of_namespace in product((None, "enabled", "disabled", "true"), revisions):
+        row = {
+            "namespace": WHERE,
+            "namespace_labels": labels(injection=injection, revision=of_namespace),
+            "annotations": {},
+            "host_network": False,
+        }
+        for word, revision in product(WORDS, revisions):
+            yield {**row, "labels": labels(inject=word, revision=revision)}
+        for word in WORDS[1:]:
+            yield {**row, "labels": {}, "annotations": {INJECT: word}}
+        yield {**row, "labels": labels(inject="true"), "host_network": True}
 
 
 class Asker:
@@ -118,9 +109,13 @@ class Asker:
 
 @pytest.mark.parametrize("installation", INSTALLATIONS)
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_row(alone: None, installation: str, policy: str) -> None:  # noqa: ARG001
+def test_every_row(installation: str, policy: str) -> None:
     """What `check-inject` says without a cluster is what the cluster does."""
-    with local_webhook(policy="enabled") as webhook, closing(Client()) as client:
+    with (
+        restored_registrations(),
+        local_webhook(policy="enabled") as webhook,
+        closing(Client()) as client,
+    ):
         asker = Asker(client)
         registration = webhook.register(installation)
         revision = "canary" if installation == "canary" else "default"

@@ -100,7 +100,7 @@ def test_a_bad_flag_ends_in_the_pods_status(injector: Injector) -> None:  # noqa
         "name": "istio-init",
         "image": "auto",
         "imagePullPolicy": "IfNotPresent",
-        "args": ["istio-iptables", "-b", "http"],
+        "args": ["istio-iptables", "-b", "70000"],
     }
     with namespace(istio_injection="enabled") as where:
         bare = pod("web", restartPolicy="Never", initContainers=[own])
@@ -114,7 +114,7 @@ def test_a_bad_flag_ends_in_the_pods_status(injector: Injector) -> None:  # noqa
         state = wait_until("the init container has ended", ended)
         assert state["exitCode"] == 2
         assert "-b" in state["message"]
-        assert "'http'" in state["message"]
+        assert "'70000'" in state["message"]
         assert "Init:Error" in kubectl("get", "pods", "-n", where)
 
 
