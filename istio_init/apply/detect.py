@@ -11,8 +11,7 @@ from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
 from istio_init.kernel.host import legacy_tables, may_open_legacy_tables
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.rules.model import BUILTIN_CHAINS
-from istio_init.rules.names import NATIVE_TABLES, OWN_CHAINS
+from istio_init.rules.names import OWN_CHAINS
 from istio_init.rules.ranges import FAMILIES
 
 if TYPE_CHECKING:
@@ -20,13 +19,11 @@ if TYPE_CHECKING:
 
     from istio_init.apply.backend import Applier
     from istio_init.config.model import Backend
+    from istio_init.kernel.nfnetlink import TablePlace
 
     Kind = Literal["legacy", "nft", "nftables"]
 
 KINDS: tuple[Kind, ...] = ("legacy", "nft", "nftables")
-
-_NFT_FAMILIES = ("ip", "ip6")
-_NATIVE_TABLES = frozenset(("inet", name) for name in NATIVE_TABLES.values())
 
 
 class Evidence(Record):
@@ -88,31 +85,27 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
             available.add("legacy")
         if any(used):
             _look_at_legacy(ours, others, {} if made is None else made)
-    chains = nfnetlink.chains()
-    if chains is not None:
+    tables = nfnetlink.tables()
+    if tables is not None:
         available |= {"nft", "nftables"}
-        iptables = [
-            place
-            for place in chains
-            if place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
-        ]
-        if any(place.chain in OWN_CHAINS for place in iptables):
-            ours.add("nft")
-        elif iptables and _has_rules():
-            others.add("nft")
-        # Names of tables, not of chains: one that was left empty is to go too.
-        if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
-            ours.add("nftables")
+        _look_at_nf_tables({(one.family, one.name) for one in tables}, ours, others)
     # What may stand in tables that nobody may see has to be known first.
     denied: set[Kind] = set() if unseen or may_open_legacy_tables() else {"legacy"}
     return Evidence(*map(frozenset, (available, ours, others, unseen, denied)))
 
 
-def _has_rules() -> bool:
-    return any(
-        place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
-        for place in nfnetlink.rules() or ()
-    )
+def _look_at_nf_tables(tables: set[TablePlace], ours: set[Kind], others: set[Kind]) -> None:
+    # Names of tables, not of chains: one that was left empty is to go too.
+    if not nfnetlink.NATIVE_PLACES.isdisjoint(tables):
+        ours.add("nftables")
+    iptables = tables & nfnetlink.IPTABLES_PLACES
+    if not iptables:
+        return
+    chains = nfnetlink.chains() or ()
+    if any(one.name in OWN_CHAINS for one in chains if (one.family, one.table) in iptables):
+        ours.add("nft")
+    elif any(map(nfnetlink.has_rules, sorted(iptables))):
+        others.add("nft")
 
 
 def _look_at_legacy(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6
 from _struct import Struct
 
+from istio_init.formats.netlink import attribute, attributes
 from istio_init.kernel import netlink
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.ranges import FULL_MASK, IPV4, IPV6
@@ -104,7 +105,7 @@ def mark_rules(family: Family) -> list[MarkRule]:
     asked = _RULE.pack(_SOCKET_FAMILY[family], 0, 0, 0, 0, 0, 0, 0, 0)
     for body in netlink.dump(netlink.ROUTE, _RTM_GETRULE, asked):
         _, to_length, from_length, tos, table, _, _, action, flags = _RULE.unpack_from(body)
-        given = dict(netlink.attributes(body[_RULE.size :]))
+        given = dict(attributes(body[_RULE.size :]))
         mark = _number(given, _FRA_FWMARK)
         plain = not (to_length or from_length or tos or flags) and action == _FR_ACT_TO_TBL
         plain = plain and given.keys() <= _OF_PLAIN_RULES
@@ -125,7 +126,7 @@ def routes(family: Family) -> list[Route]:
     asked = _ROUTE.pack(_SOCKET_FAMILY[family], 0, 0, 0, 0, 0, 0, 0, 0)
     for body in netlink.dump(netlink.ROUTE, _RTM_GETROUTE, asked):
         _, to_length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
-        given = dict(netlink.attributes(body[_ROUTE.size :]))
+        given = dict(attributes(body[_ROUTE.size :]))
         local = to_length == 0 and kind == _RTN_LOCAL
         local = local and _number(given, _RTA_OIF) == _LOOPBACK_INDEX
         metric = _number(given, _RTA_PRIORITY) if _RTA_PRIORITY in given else None
@@ -153,11 +154,11 @@ def way_to(destination: Network, mark: int = 0, uid: int | None = None) -> Way:
         OSError: it would not, or refused.
     """
     asked = _ROUTE.pack(_SOCKET_FAMILY[destination.family], destination.prefix, 0, 0, 0, 0, 0, 0, 0)
-    asked += netlink.attribute(_RTA_DST, destination.packed) + _attribute(_RTA_MARK, mark)
+    asked += attribute(_RTA_DST, destination.packed) + _attribute(_RTA_MARK, mark)
     if uid is not None:
         asked += _attribute(_RTA_UID, uid)
     body = netlink.ask(netlink.ROUTE, _RTM_GETROUTE, asked)
-    given = dict(netlink.attributes(body[_ROUTE.size :]))
+    given = dict(attributes(body[_ROUTE.size :]))
     kind = _ROUTE.unpack_from(body)[7]
     return Way(_number(given, _RTA_OIF), given.get(_RTA_PREFSRC), kind == _RTN_LOCAL)
 
@@ -202,7 +203,7 @@ def change_lo_address(verb: Verb, address: Network) -> None:
     """
     family = _SOCKET_FAMILY[address.family]
     header = _ADDRESS.pack(family, address.prefix, 0, 0, _LOOPBACK_INDEX)
-    given = b"".join(netlink.attribute(kind, address.packed) for kind in (_IFA_LOCAL, _IFA_ADDRESS))
+    given = b"".join(attribute(kind, address.packed) for kind in (_IFA_LOCAL, _IFA_ADDRESS))
     netlink.change(netlink.ROUTE, _RTM_ADDRESS[verb], _FLAGS[verb], header + given)
 
 
@@ -211,7 +212,7 @@ def _in_header(table: int) -> int:
 
 
 def _attribute(kind: int, number: int) -> bytes:
-    return netlink.attribute(kind, _WORD.pack(number))
+    return attribute(kind, _WORD.pack(number))
 
 
 def _number(given: dict[int, bytes], kind: int, default: int = 0) -> int:

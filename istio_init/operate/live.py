@@ -73,6 +73,6 @@ def _of_others(family: Family) -> Iterator[str]:
     read_by_us = {("inet", name) for name in NATIVE_TABLES.values()}
     read_by_us |= {(_NFT_FAMILY[family], name) for name in BUILTIN_CHAINS}
     other = "ip6" if family == IPV4 else "ip"
-    for where, name in sorted(nfnetlink.tables() or ()):
+    for where, name in sorted((one.family, one.name) for one in nfnetlink.tables() or ()):
         if (where, name) not in read_by_us and where != other:
             yield f"not looked at: the table {where} {name} of nft"

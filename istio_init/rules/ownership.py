@@ -131,7 +131,7 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipE
                 led_away = old_chain is not None and _without_ours(old_chain) == chain.rules
                 chains[chain.name] = old_chain if old_chain and led_away else chain
         chains |= {chain.name: chain for chain in old.chains if chain.name in OWN_CHAINS}
-        tables.append(make_table(table.name, chains))
+        tables.append(make_table(table.name, chains, table.oddities))
     return live.replace(tables=tuple(tables))
 
 
@@ -279,7 +279,7 @@ def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -
     for chain in plan.chains if plan else ():
         if chain.name in OWN_CHAINS:
             chains[chain.name] = chain
-    return make_table(table.name, chains)
+    return make_table(table.name, chains, table.oddities)
 
 
 def _shared(
