@@ -3,9 +3,8 @@
 What iptables-nft prints is not the state of nf_tables: it prints what others
 wrote into a comment as if it were rules, and nothing at all of a table with a
 rule that it does not know. The kernel's own messages have neither fault. What is
-written is, byte for byte, what iptables-nft 1.8.9 would write, in one transaction
-for all tables and both families; rules of others keep their place and are never
-written again.
+written is what iptables-nft would write, in one transaction for all tables and
+both families; rules of others keep their place and are never written again.
 """
 
 from __future__ import annotations
@@ -123,7 +122,7 @@ class IptablesNft:
             self._handles.setdefault(place, []).append(one.handle)
         self._live = {family: _ruleset(family, found, chains) for family in FAMILIES}
 
-    def commit(self, changes: tuple[TableChanges, ...], results: tuple[Ruleset, ...]) -> None:
+    def commit(self, changes: tuple[TableChanges, ...], _results: tuple[Ruleset, ...]) -> None:
         """Change tables of both families, all in one kernel transaction.
 
         The tables have to be as they were last read.

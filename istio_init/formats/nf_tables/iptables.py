@@ -1,10 +1,12 @@
 """A rule of iptables-nft as expressions, and back.
 
-Written is what iptables-nft 1.8.9 writes, byte for byte: addresses, interfaces,
-the protocol, ports and marks by expressions of their own, the rest by the matches
-and targets that the legacy tables have too. What 1.8.7 to 1.8.11 wrote is read.
+Written is what iptables-nft 1.8.7 writes, byte for byte: addresses, interfaces
+and the protocol by expressions of their own, the rest by the matches and targets
+that the legacy tables have too. Later versions write ports and marks by
+expressions as well, which 1.8.7 does not show; all of them show this, in the same
+words. What any of 1.8.7 to 1.8.11 wrote is read.
 
-Source: iptables 1.8.9, iptables/nft.c, nft-ipv4.c, nft-ipv6.c.
+Source: iptables 1.8.7, iptables/nft.c, nft-ipv4.c, nft-ipv6.c.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from istio_init.lean import TYPE_CHECKING
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.model import ForeignRule, Rule
-from istio_init.rules.ranges import FULL_MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ def encode(rule: Rule, family: Family) -> bytes:
         if isinstance(match, m.HEADER_MATCHES):
             header[type(match)] = _header_match(match, family)
         else:
-            extensions += _extension(match)
+            extensions += e.xt_match(*match_parts(match))
     compared = b"".join(header[kind] for kind in _HEADER if kind in header)
     return compared + extensions + e.COUNTER + _target(rule.target, family)
 
@@ -115,25 +116,6 @@ def _address(network: Network, offset: int) -> tuple[bytes, bytes]:
         loaded = e.payload(e.NETWORK_HEADER, offset, len(network.packed))
         return loaded + e.masked(fields.network_mask(network)), network.packed
     return e.payload(e.NETWORK_HEADER, offset, size), network.packed[:size]
-
-
-def _extension(match: m.Match) -> bytes:
-    match match:
-        case m.Ports():
-            low, high = (one.to_bytes(2, "big") for one in (match.ports.low, match.ports.high))
-            offset = fields.PORT_OFFSET[match.side]
-            loaded = e.payload(e.TRANSPORT_HEADER, offset, fields.PORT_SIZE)
-            if low == high:
-                return loaded + e.compare("!=" if match.negated else "==", low)
-            return loaded + e.within(low, high, negated=match.negated)
-        case m.Mark():
-            loaded = e.meta(e.META_MARK)
-            if match.mask != FULL_MASK:
-                loaded += e.masked(fields.WORD.pack(match.mask))
-            operator: e.Operator = "!=" if match.negated else "=="
-            return loaded + e.compare(operator, fields.WORD.pack(match.value))
-        case _:
-            return e.xt_match(*match_parts(match))
 
 
 def _target(target: t.Target, family: Family) -> bytes:
