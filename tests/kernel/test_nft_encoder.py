@@ -87,7 +87,7 @@ def test_iptables_cannot_tell_who_wrote_a_rule(kind: str, family: Family) -> Non
         for table, some in wished.items():
             printed = rules_of(theirs, family, table)
             assert len(printed) == len(some)
-            assert rules_of(ours, family, table) == printed
+            assert rules_of(ours, family, table) == lines(some, family)
 
 
 @samples
@@ -109,7 +109,11 @@ def test_rules_of_iptables_are_read_as_they_were_meant(kind: str, family: Family
 @samples
 @families
 def test_iptables_finds_and_deletes_our_rules(kind: str, family: Family) -> None:
-    wished = sample(kind, family)
+    # From 1.8.8 on iptables-nft takes two matches on ports for one with both.
+    wished = {
+        table: [one for one in some if sum(isinstance(two, m.Ports) for two in one.matches) < 2]
+        for table, some in sample(kind, family).items()
+    }
     with Namespace() as ours:
         inside(ours, partial(write, family, wished))
         for table, some in wished.items():
