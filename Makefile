@@ -63,6 +63,7 @@ check: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy container/assemble.py container/imports.py
+	$(VENV)/bin/lint-imports
 	shellcheck scripts/image
 
 fmt: setup

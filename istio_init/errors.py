@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+def printable(text: str) -> str:
+    """Return text whose control characters, line ends and lone bytes are spelled out.
+
+    Names and comments may come from anybody; on a terminal or in a log they are
+    to do nothing but be read.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 class Location(Record):
     """What of the kernel's rules an error is about; ``""`` where that is not known.
 
@@ -43,6 +56,11 @@ class IstioInitError(Exception):
     missing: frozenset[str] = frozenset()
     location = Location()
     remedy = ""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The text in lines, without a control character in any of them."""
+        return (printable(str(self)),)
 
     def at(self, location: Location) -> Self:
         """Note what the error is about; return the error."""
@@ -77,9 +95,16 @@ class ConfigError(IstioInitError):
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems
-        count = "1 bad value" if len(problems) == 1 else f"{len(problems)} bad values"
-        lines = [f"{count}, nothing was changed", *(f"  {problem}" for problem in problems)]
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """How many values are bad, then a line for each."""
+        count = "1 bad value" if len(self.problems) == 1 else f"{len(self.problems)} bad values"
+        return (
+            f"{count}, nothing was changed",
+            *(f"  {printable(str(problem))}" for problem in self.problems),
+        )
 
 
 class ParseError(IstioInitError):

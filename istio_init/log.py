@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from istio_init.errors import printable
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ LEVELS: tuple[Level, ...] = ("debug", "info", "warn", "error", "fatal", "none")
 
 
 class Log:
-    """Writes a line for each event at or above ``level``."""
+    """Writes a line for each event at or above ``level``; bad values have one each below it."""
 
     def __init__(self, level: Level = "info", *, as_json: bool = False) -> None:
         self._threshold = LEVELS.index(level)
@@ -40,11 +41,11 @@ class Log:
         self.warnings.append(text)
         self._write("warn", text)
 
-    def error(self, text: str) -> None:
-        """Write why this run failed."""
-        self._write("error", text)
+    def error(self, *lines: str) -> None:
+        """Write why this run failed: one event, however many lines it has."""
+        self._write("error", *lines)
 
-    def _write(self, level: Level, text: str) -> None:
+    def _write(self, level: Level, *lines: str) -> None:
         if LEVELS.index(level) < self._threshold:
             return
         import time
@@ -57,7 +58,9 @@ class Log:
         if self._as_json:
             import json
 
-            line = json.dumps({"level": level, "time": stamp, "scope": "istio-init", "msg": text})
+            text = "\n".join(lines)
+            event = json.dumps({"level": level, "time": stamp, "scope": "istio-init", "msg": text})
         else:
-            line = f"{stamp}\t{level}\t{text}"
-        sys.stderr.write(line + "\n")
+            # A line end in somebody's comment must not begin an event of its own.
+            event = f"{stamp}\t{level}\t" + "\n".join(printable(line) for line in lines)
+        sys.stderr.write(event + "\n")

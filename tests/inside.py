@@ -16,8 +16,6 @@ import traceback
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
-import pyroute2  # noqa: F401 - imported once here, not in every process
-
 from istio_init import cli
 from istio_init.kernel import libiptc, netns
 

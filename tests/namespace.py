@@ -50,7 +50,7 @@ def program_for_all() -> str:
     the program consists of is copied out of it, until the tests end.
     """
     folder = public_folder()
-    for name in ("istio_init", "iptc", "click", "pyroute2"):
+    for name in ("istio_init", "iptc", "click"):
         spec = importlib.util.find_spec(name)
         assert spec is not None
         assert spec.origin is not None

@@ -8,7 +8,7 @@ from istio_init import planner
 from istio_init.cli import fast_arguments
 from istio_init.config.model import Facts
 from istio_init.config.resolve import resolve
-from istio_init.kernel.host import Names
+from istio_init.kernel.host import HostFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,4 +22,4 @@ def plan_of(*argv: str, env: Mapping[str, str] | None = None) -> Plan:
     environment = {**files, **(env or {})}
     call = fast_arguments.read(argv, environment)
     assert call is not None, argv
-    return planner.plan(resolve(*call, environment, Names()).config, Facts())
+    return planner.plan(resolve(*call, environment, HostFiles()).config, Facts())

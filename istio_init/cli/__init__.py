@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         call = fast_arguments.read(words, os.environ)
         if call is None:
+            # These take longer, and have things of their own to put away.
+            _let_interrupts_raise()
             from istio_init.cli.click_app import run_with_click
 
             return run_with_click(words)
@@ -46,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _let_interrupts_raise() -> None:
+    """Undo what the program's script did: from here on somebody catches KeyboardInterrupt."""
+    import _signal
+
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+
 def program() -> NoReturn:
     """Run as the program of this process, and end it with the exit code of ``main``.
 
@@ -60,6 +70,9 @@ def program() -> NoReturn:
         code = main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        # While main was saying that it was interrupted.
+        code = 1
     except BaseException:  # noqa: BLE001 - nothing may pass by the end of the process
         sys.excepthook(*sys.exc_info())
         code = 1

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 
+from istio_init.cli import prepare
 from istio_init.config.model import LAYOUT_1_30, TPROXY
-from istio_init.config.resolve import enter_namespace, resolve
 from istio_init.errors import IstioInitError
 from istio_init.lean import TYPE_CHECKING, assert_never
-from istio_init.log import Log
 
 if TYPE_CHECKING:
     from istio_init.apply.converge import Result
     from istio_init.config.model import Format
     from istio_init.config.resolve import Resolved
-    from istio_init.operate.validate import Path
     from istio_init.rules.model import Plan
-
-
-class Progress:
-    """How far a run has come: what its result is made of."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.log = Log()
-        self.resolved: Resolved | None = None
-        self.plan: Plan | None = None
-        self.result: Result | None = None
-        self.validated: tuple[Path, ...] = ()
 
 
 def run(command: str, flags: dict[str, str]) -> int:
@@ -37,58 +21,42 @@ def run(command: str, flags: dict[str, str]) -> int:
 
     ``flags`` maps long flag names to their text.
     """
-    from istio_init.kernel.host import Names
-
-    progress = Progress()
+    progress = prepare.Progress()
     failure = None
-    told = False
+    wants_result = False
     try:
-        resolved = progress.resolved = resolve(command, flags, os.environ, Names())
-        progress.log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
-        for warning in resolved.warnings:
-            progress.log.warn(warning)
+        resolved = progress.resolved = prepare.resolve_call(command, flags)
+        progress.log = prepare.open_log(resolved)
         _act(resolved, progress)
         # A dry run has printed the plan in its place.
-        told = resolved.run.format == "json" and not resolved.run.prints_plan
+        wants_result = resolved.run.format == "json" and not resolved.run.prints_plan
     except IstioInitError as error:
-        progress.log.error(str(error))
+        progress.log.error(*error.lines)
         failure = error
-    if failure or told:
+    if failure or wants_result:
         from istio_init.cli import result
 
         result.finish(command, flags, progress, failure)
     return failure.exit_code if failure else 0
 
 
-def _act(resolved: Resolved, progress: Progress) -> None:
+def _act(resolved: Resolved, progress: prepare.Progress) -> None:
     run, log = resolved.run, progress.log
     if run.command == "clean":
         _clean(resolved, progress)
     elif run.prints_plan:
-        if resolved.config.layout == LAYOUT_1_30 and resolved.config.ipv6 is None:
-            # The addresses that decide are those of the namespace named.
-            enter_namespace(resolved.run)
-        plan = _plan(resolved, log)
+        prepare.enter_for_addresses(resolved)
+        plan = prepare.make_plan(resolved.config, log)
         sys.stdout.write(_rendered(plan, run.format))
         sys.stdout.flush()
     else:
-        enter_namespace(resolved.run)
+        prepare.enter_namespace(run)
         if run.skip_rule_apply:
             log.info("--skip-rule-apply: nothing was written")
         else:
             _apply(resolved, progress)
         if run.run_validation:
             _validate(resolved, progress)
-
-
-def _plan(resolved: Resolved, log: Log) -> Plan:
-    from istio_init import planner
-    from istio_init.kernel import host
-
-    plan = planner.plan(resolved.config, host.gather(resolved.config))
-    for warning in plan.warnings:
-        log.warn(warning)
-    return plan
 
 
 def _rendered(plan: Plan, form: Format) -> str:
@@ -117,7 +85,7 @@ def _rendered(plan: Plan, form: Format) -> str:
             assert_never(form)
 
 
-def _apply(resolved: Resolved, progress: Progress) -> None:
+def _apply(resolved: Resolved, progress: prepare.Progress) -> None:
     log = progress.log
     result = progress.result = _converge(resolved, progress)
     outcome = result.outcome
@@ -133,14 +101,14 @@ def _apply(resolved: Resolved, progress: Progress) -> None:
     log.info(f"{what}: in place; wrote {tables or 'no table'}, {len(outcome.steps)} route steps")
 
 
-def _converge(resolved: Resolved, progress: Progress) -> Result:
+def _converge(resolved: Resolved, progress: prepare.Progress) -> Result:
     """Put the plan in place; with --on-missing degrade, less of it where it has to be."""
     from istio_init.apply import converge
 
     log = progress.log
     while True:
         try:
-            progress.plan = _plan(resolved, log)
+            progress.plan = prepare.make_plan(resolved.config, log)
             return converge.converge(progress.plan, resolved.run, log)
         except IstioInitError as error:
             if not resolved.run.degrade:
@@ -156,14 +124,12 @@ def _converge(resolved: Resolved, progress: Progress) -> Result:
             resolved = resolved.replace(config=config)
 
 
-def _validate(resolved: Resolved, progress: Progress) -> None:
-    from istio_init import planner
-    from istio_init.kernel import host
+def _validate(resolved: Resolved, progress: prepare.Progress) -> None:
     from istio_init.operate import validate
 
     # Who answers DNS makes no difference here, and need not be known.
     config = resolved.config.replace(redirect_dns=False)
-    plan = planner.plan(config, host.gather(config))
+    plan = prepare.make_plan(config)
     tried = validate.paths(config, plan, resolved.run.probe_port)
     uid, gid = config.proxy_uids[0].low, config.proxy_gids[0].low
     validate.validate(tried, uid=uid, gid=gid, seconds=resolved.run.probe_timeout)
@@ -172,11 +138,11 @@ def _validate(resolved: Resolved, progress: Progress) -> None:
         progress.log.info(f"validation: the connection arrived ({path})")
 
 
-def _clean(resolved: Resolved, progress: Progress) -> None:
+def _clean(resolved: Resolved, progress: prepare.Progress) -> None:
     from istio_init import planner
     from istio_init.config.model import Facts
 
-    enter_namespace(resolved.run)
+    prepare.enter_namespace(resolved.run)
     # Every rule that these flags could have built, in either family, helps to
     # tell ours from those of others.
     config = resolved.config.replace(layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)

@@ -27,46 +27,31 @@ from __future__ import annotations
 import os
 import sys
 
-from istio_init.cli.fast_arguments import APPLY, ISTIO_IPTABLES
+from istio_init.cli import prepare
 from istio_init.cli.terminal import Page
-from istio_init.config.model import LAYOUT_1_30
-from istio_init.config.resolve import asks_for_rules, enter_namespace, resolve
+from istio_init.config.model import APPLY, ISTIO_IPTABLES, LAYOUT_1_30
+from istio_init.config.resolve import asks_for_rules
 from istio_init.diagnose.infer import as_arguments
-from istio_init.kernel.host import Names
 from istio_init.lean import TYPE_CHECKING
-from istio_init.log import Log
+from istio_init.operate import audit
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from istio_init.config.model import Run
-    from istio_init.diagnose.findings import Finding
-    from istio_init.operate.audit import Audit
-
-VERSION = 1
-DRIFT = 3
-
-# Flags that say how to look, not what to look for.
-_HOW = frozenset(
-    {
-        *("network-namespace", "backend", "native-nftables", "force-iptables-binary"),
-        *("on-missing", "log_output_level", "log_as_json"),
-    }
-)
+    from istio_init.errors import Problem
+    from istio_init.operate.audit import AuditResult
 
 
-def settings(flags: dict[str, str]) -> Run:
-    """Return how a call wants to look, whatever it wants to see.
+def settings(call: str, flags: dict[str, str], problems: tuple[Problem, ...] = ()) -> Run:
+    """Return how a call wants to look; what it wants to see may depend on the live rules.
 
     Raises:
-        ConfigError: bad values.
+        ConfigError: bad values, ``problems`` among them.
     """
-    how = {name: text for name, text in flags.items() if name in _HOW}
-    return resolve(APPLY, {**how, "layout": LAYOUT_1_30}, os.environ, Names()).run
+    return prepare.resolve_call(call or ISTIO_IPTABLES, flags, problems).run
 
 
 def audit_one(call: str, flags: dict[str, str], *, form: str) -> int:
-    """Audit one namespace, print the outcome, and return the exit code.
+    """Audit one namespace, print the result, and return the exit code.
 
     ``call`` is the command whose flags these are, ``""`` where it was not said.
 
@@ -74,89 +59,61 @@ def audit_one(call: str, flags: dict[str, str], *, form: str) -> int:
         ConfigError: bad values.
         ApplyError, UnsupportedError: the rules cannot be read.
     """
-    run = settings(flags)
-    enter_namespace(run)
-    found = audit_here(call, flags, run)
+    run = settings(call, flags)
+    prepare.enter_namespace(run)
+    result = audit_here(call, flags, run)
     if form == "json":
         import json
 
-        sys.stdout.write(json.dumps(document(found), indent=2) + "\n")
+        sys.stdout.write(json.dumps(audit.document(result), indent=2) + "\n")
     elif form == "prometheus":
-        from istio_init.cli import fleet
+        from istio_init.operate import fleet, prometheus
 
-        sys.stdout.writelines(fleet.exposition_of_one(found))
+        totals = fleet.Totals()
+        row = fleet.row_of_this_namespace(result)
+        totals.add(row)
+        sys.stdout.writelines(prometheus.exposition((row,), totals))
     else:
-        _show(found, Page())
+        _show(result, Page())
     sys.stdout.flush()
-    return DRIFT if found.drift else 0
+    return audit.DRIFT if result.drift else 0
 
 
-def audit_here(call: str, flags: dict[str, str], run: Run) -> Audit:
+def audit_here(call: str, flags: dict[str, str], run: Run) -> AuditResult:
     """Return the audit of this process's namespace.
 
-    Where the layout is not said, it is that of the rules that stand.
+    Where the layout is not given, it is that of the live rules.
     """
-    from istio_init.operate import audit
-
     state = audit.look(run)
     if not call and not asks_for_rules(flags, os.environ):
         return audit.audited(state, None, run)
     if not call:
-        stands = audit.recognise(state) if state.installed else None
-        call = ISTIO_IPTABLES if stands and stands.layout == LAYOUT_1_30 else APPLY
-    resolved = resolve(call, flags, os.environ, Names())
-    log = Log(run.log_level, as_json=run.log_json)
-    for warning in resolved.warnings:
-        log.warn(warning)
+        live = audit.recognise(state) if state.installed else None
+        call = ISTIO_IPTABLES if live and live.layout == LAYOUT_1_30 else APPLY
+    resolved = prepare.resolve_call(call, flags)
+    prepare.open_log(resolved)
     return audit.audited(state, resolved.config, run)
 
 
-def document(found: Audit) -> dict[str, Any]:
-    """Return the outcome as a JSON document."""
-    from istio_init.operate.audit import captures
-
-    config = found.config
-    inbound, outbound = captures(config) if config else (None, None)
-    return {
-        "version": VERSION,
-        "verdict": "drift" if found.drift else "ok",
-        "code": DRIFT if found.drift else 0,
-        "backend": found.backend or None,
-        "layout": config.layout if config else None,
-        "mode": config.mode if config else None,
-        "ipv6": config.ipv6 if config else None,
-        "inbound": inbound,
-        "outbound": outbound,
-        "recognised": found.seen,
-        "call": list(as_arguments(config)) if config and found.seen else None,
-        "findings": [finding(one) for one in found.findings],
-        "diff": list(found.difference),
-    }
-
-
-def finding(one: Finding) -> dict[str, Any]:
-    """Return a finding's fields by name."""
-    return {name: getattr(one, name) for name in one.__match_args__}
-
-
-def _show(found: Audit, page: Page) -> None:
+def _show(result: AuditResult, page: Page) -> None:
     import shlex
 
-    config = found.config
+    config = result.config
     if config is None:
         page.line("nothing of ours was recognised", "head")
     else:
-        stands = f"backend {found.backend}" if found.backend else "no backend holds rules of ours"
-        how = "recognised" if found.seen else "held against the flags given"
+        stands = f"backend {result.backend}" if result.backend else "no backend holds rules of ours"
+        how = "recognised" if result.seen else "held against the flags given"
         page.line(f"layout {config.layout}, {config.mode}, {stands}; {how}", "head")
-        if found.seen:
+        if result.seen:
             # Without flags nobody knows what was meant: this is what stands.
             page.line(f"  istio-init {shlex.join(as_arguments(config))}")
-    for line in found.difference:
+    for line in result.difference:
         page.line(line, {"-": "removed", "+": "added"}.get(line[:1], ""))
-    for one in found.findings:
-        page.line(f"{'drift' if one.drift else 'note '}  {one}", "bad" if one.drift else "warn")
-    drifts = sum(one.drift for one in found.findings)
+    for finding in result.findings:
+        verdict, style = ("drift", "bad") if finding.drift else ("note ", "warn")
+        page.line(f"{verdict}  {finding}", style)
+    drifts = sum(finding.drift for finding in result.findings)
     if drifts:
         page.line(f"drift: {drifts} finding{'s' if drifts > 1 else ''}", "bad")
     else:

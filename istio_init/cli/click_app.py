@@ -6,11 +6,19 @@ import click
 
 from istio_init import __version__
 from istio_init.cli import apply, packet, result
-from istio_init.cli.fast_arguments import APPLY, CLEAN, COMMANDS, COMPLETE_VARIABLE, ISTIO_IPTABLES
+from istio_init.cli.fast_arguments import COMPLETE_VARIABLE
 from istio_init.cli.packet import INBOUND, OUTBOUND
-from istio_init.config.model import LAYOUTS, MODES
+from istio_init.config.model import (
+    APPLY,
+    BACKENDS,
+    CLEAN,
+    COMMANDS,
+    FORMATS,
+    ISTIO_IPTABLES,
+    LAYOUTS,
+    MODES,
+)
 from istio_init.config.options import GROUPS, OPTIONS, OUTPUT, RUNNING, Option
-from istio_init.config.resolve import BACKENDS, FORMATS
 from istio_init.errors import IstioInitError
 from istio_init.lean import TYPE_CHECKING
 from istio_init.log import LEVELS, Log
@@ -278,7 +286,7 @@ def _guarded(flags: dict[str, str], form: str, action: Callable[[], int]) -> int
         return action()
     except IstioInitError as error:
         as_json = flags.get("log_as_json", "") == "true"
-        Log(as_json=as_json).error(str(error))
+        Log(as_json=as_json).error(*error.lines)
         if form == "json":
             result.print_error(error)
         return error.exit_code

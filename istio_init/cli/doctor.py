@@ -11,12 +11,11 @@ from __future__ import annotations
 import os
 import sys
 
-from istio_init.cli.fast_arguments import APPLY, ISTIO_IPTABLES
+from istio_init.cli import prepare
 from istio_init.cli.terminal import Page
-from istio_init.config.resolve import asks_for_rules, enter_namespace, resolve
-from istio_init.kernel.host import Names
+from istio_init.config.model import APPLY, ISTIO_IPTABLES
+from istio_init.config.resolve import asks_for_rules
 from istio_init.lean import TYPE_CHECKING
-from istio_init.log import Log
 
 if TYPE_CHECKING:
     from istio_init.operate.doctor import Check
@@ -35,27 +34,22 @@ def examine(call: str, flags: dict[str, str], *, form: str) -> int:
     """
     if not call and not asks_for_rules(flags, os.environ):
         call, flags = ISTIO_IPTABLES, {**_USUAL, **flags}
-    resolved = resolve(call or APPLY, flags, os.environ, Names())
-    log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
-    for warning in resolved.warnings:
-        log.warn(warning)
-    enter_namespace(resolved.run)
-    from istio_init import planner
-    from istio_init.kernel import host
+    resolved = prepare.resolve_call(call or APPLY, flags)
+    prepare.open_log(resolved)
+    prepare.enter_namespace(resolved.run)
     from istio_init.operate import doctor
 
-    plan = planner.plan(resolved.config, host.gather(resolved.config))
-    found = list(doctor.checks(plan, resolved.run))
-    problem = any(one.verdict == "problem" for one in found)
+    checks = list(doctor.checks(prepare.make_plan(resolved.config), resolved.run))
+    problem = any(check.verdict == "problem" for check in checks)
     if form == "json":
-        _print_json(found, problem=problem)
+        _print_json(checks, problem=problem)
     else:
-        _show(found, Page())
+        _show(checks, Page())
     sys.stdout.flush()
     return int(problem)
 
 
-def _print_json(found: list[Check], *, problem: bool) -> None:
+def _print_json(checks: list[Check], *, problem: bool) -> None:
     import json
 
     document = {
@@ -63,21 +57,21 @@ def _print_json(found: list[Check], *, problem: bool) -> None:
         "verdict": "problem" if problem else "ok",
         "code": int(problem),
         "checks": [
-            {name: getattr(one, name) for name in ("name", "verdict", "text", "remedy")}
-            for one in found
+            {name: getattr(check, name) for name in ("name", "verdict", "text", "remedy")}
+            for check in checks
         ],
     }
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
-def _show(found: list[Check], page: Page) -> None:
-    width = max(len(one.name) for one in found)
+def _show(checks: list[Check], page: Page) -> None:
+    width = max(len(check.name) for check in checks)
     styles = {"ok": "good", "note": "warn", "problem": "bad"}
-    for one in found:
-        page.line(f"{one.verdict:7}  {one.name:{width}}  {one.text}", styles[one.verdict])
-        if one.remedy and one.verdict != "ok":
-            page.line(f"{'':7}  {'':{width}}  -> {one.remedy}")
-    problems = sum(one.verdict == "problem" for one in found)
+    for check in checks:
+        page.line(f"{check.verdict:7}  {check.name:{width}}  {check.text}", styles[check.verdict])
+        if check.remedy and check.verdict != "ok":
+            page.line(f"{'':7}  {'':{width}}  -> {check.remedy}")
+    problems = sum(check.verdict == "problem" for check in checks)
     if problems:
         page.line(f"{problems} problem{'s' if problems > 1 else ''}", "bad")
     else:

@@ -6,16 +6,15 @@ import os
 import sys
 from _socket import if_indextoname
 
-from istio_init import planner
-from istio_init.cli import packet, terminal
+from istio_init.cli import packet, prepare, terminal
 from istio_init.cli.packet import USUAL_INTERFACE
 from istio_init.config.model import LAYOUT_1_30
 from istio_init.config.options import ANNOTATIONS
-from istio_init.config.resolve import Resolved, asks_for_rules, enter_namespace, resolve
+from istio_init.config.resolve import asks_for_rules
 from istio_init.diagnose import text, trace
 from istio_init.diagnose.packet import LO, Packet
 from istio_init.diagnose.trace import Routes, Rules
-from istio_init.errors import ConfigError, IstioInitError, Problem
+from istio_init.errors import IstioInitError, Problem
 from istio_init.kernel import host
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.log import Log
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.cli.packet import Asked, Direction
-    from istio_init.kernel.host import Names
-    from istio_init.rules.model import Plan
+    from istio_init.config.resolve import Resolved
 
 
 class _Found(Record):
@@ -57,51 +55,27 @@ def run(
     """
     log = Log()
     try:
-        names = host.Names()
         form = flags.pop("format", packet.FORMATS[0])
-        asked, problems = packet.read(direction, texts, names)
+        asked, problems = packet.read(direction, texts, host.HostFiles())
         if form not in packet.FORMATS:
             problems += (Problem("--format", form, " or ".join(packet.FORMATS)),)
-        resolved = _resolved(command, flags, names, problems)
-        log = Log(resolved.run.log_level, as_json=resolved.run.log_json)
-        for warning in resolved.warnings:
-            log.warn(warning)
+        resolved = prepare.resolve_call(command, flags, problems)
+        log = prepare.open_log(resolved)
         if live:
             found = _live(resolved, asked, said=asks_for_rules(flags, os.environ))
         else:
             found = _planned(resolved, asked, log)
         _write(found, as_json=form == "json")
     except IstioInitError as error:
-        log.error(str(error))
+        log.error(*error.lines)
         return error.exit_code
     return 0
 
 
-def _resolved(
-    command: str, flags: dict[str, str], names: Names, problems: tuple[Problem, ...]
-) -> Resolved:
-    """Return what the flags ask for; what is wrong with the packet is reported with them."""
-    try:
-        resolved = resolve(command, flags, os.environ, names)
-    except ConfigError as error:
-        raise ConfigError((*problems, *error.problems)) from error
-    if problems:
-        raise ConfigError(problems)
-    return resolved
-
-
-def _plan(resolved: Resolved) -> Plan:
-    return planner.plan(resolved.config, host.gather(resolved.config))
-
-
 def _planned(resolved: Resolved, asked: Asked, log: Log) -> _Found:
     config = resolved.config
-    if config.layout == LAYOUT_1_30 and config.ipv6 is None:
-        # The addresses that decide are those of the namespace named.
-        enter_namespace(resolved.run)
-    plan = _plan(resolved)
-    for warning in plan.warnings:
-        log.warn(warning)
+    prepare.enter_for_addresses(resolved)
+    plan = prepare.make_plan(config, log)
     family = asked.packet.family
     rules = Rules(plan.ruleset(family))
     notes: tuple[str, ...] = ()
@@ -127,7 +101,7 @@ def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
     from istio_init.operate import live
     from istio_init.rules import ownership
 
-    enter_namespace(resolved.run)
+    prepare.enter_namespace(resolved.run)
     sent = asked.packet
     found = live.read(sent.family)
     marks = ownership.traces(tuple(one.ruleset for one in found.rules)).marks
@@ -149,7 +123,7 @@ def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
             else:
                 local, away = way.local, interface
     # What stands there and would be planned too is there for the reason it would be planned.
-    plan = _plan(resolved if said else _recognised(resolved))
+    plan = prepare.make_plan((resolved if said else _recognised(resolved)).config)
     rules = tuple(trace.explained(one, plan) for one in found.rules)
     if not rules:
         notes += ("there are no rules in this namespace",)

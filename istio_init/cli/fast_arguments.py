@@ -7,16 +7,12 @@ everything unusual (help, mistakes, shell completion) to it.
 
 from __future__ import annotations
 
+from istio_init.config.model import APPLY, COMMANDS
 from istio_init.config.options import BY_NAME, OPTIONS
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-APPLY = "apply"
-ISTIO_IPTABLES = "istio-iptables"
-CLEAN = "clean"
-COMMANDS = (APPLY, ISTIO_IPTABLES, CLEAN)
 
 NO_IPV6 = "no-ipv6"
 COMPLETE_VARIABLE = "_ISTIO_INIT_COMPLETE"

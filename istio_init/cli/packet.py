@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal, TypeVar
 
+    from istio_init.config.model import Host
     from istio_init.diagnose.packet import Hook, State
-    from istio_init.kernel.host import Names
     from istio_init.rules.ranges import Family
 
     T = TypeVar("T")
@@ -136,7 +136,7 @@ class _Texts:
 
 
 def read(
-    direction: Direction, texts: Mapping[str, str], names: Names
+    direction: Direction, texts: Mapping[str, str], host: Host
 ) -> tuple[Asked, tuple[Problem, ...]]:
     """Return the packet that the flags describe, and everything that is wrong with them."""
     found = _Texts(texts)
@@ -151,8 +151,8 @@ def read(
         if end is not None and protocol not in _WITH_PORTS:
             asked = "to-port" if name == "to" and found.given("to-port") else name
             found.refuse(asked, f"no port: {protocol} has none")
-    uid = found.value("uid", _single(names.uid, "passwd"), None)
-    gid = found.value("gid", _single(names.gid, "group"), uid)
+    uid = found.value("uid", _single(host.uid, "passwd"), None)
+    gid = found.value("gid", _single(host.gid, "group"), uid)
     mark = found.value("mark", _mark, 0)
     state = found.value("state", _state, _STATES[0])
     via = found.value("via", _interface, None)

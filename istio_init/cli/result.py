@@ -33,14 +33,14 @@ import stat
 import sys
 import time
 
-from istio_init.cli.fast_arguments import CLEAN
+from istio_init.config.model import CLEAN
 from istio_init.errors import ApplyError, ConfigError
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from istio_init.cli.apply import Progress
+    from istio_init.cli.prepare import Progress
     from istio_init.errors import IstioInitError
 
 VERSION = 1

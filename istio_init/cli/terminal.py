@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from istio_init.errors import printable
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Page:
 
     def pieces(self, line: Iterable[tuple[str, str]]) -> None:
         """Write a line of pieces, each with a style of STYLES."""
-        shown = [(_printable(text), style) for text, style in line]
+        shown = [(printable(text), style) for text, style in line]
         if self._console is None:
             self._stream.write("".join(text for text, _ in shown).rstrip() + "\n")
             return
@@ -70,15 +71,3 @@ def write(lines: Iterable[Line]) -> None:
     for line in lines:
         page.pieces(line)
     page.flush()
-
-
-def _printable(text: str) -> str:
-    """Return text whose control characters, and bytes that are none, do nothing to a terminal.
-
-    A comment in somebody's rule may hold any.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )

@@ -16,7 +16,7 @@ from istio_init.rules.names import (
 )
 
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Literal, Protocol
 
     from istio_init.log import Level
     from istio_init.rules.ranges import IdRange, Network, PortRange
@@ -27,6 +27,28 @@ if TYPE_CHECKING:
     Format = Literal["rules", "save", "json", "nft", "commands"]
     Command = Literal["apply", "clean"]
 
+    class Host(Protocol):
+        """What a call's values leave to files of the host; ``kernel.host.HostFiles`` reads them."""
+
+        def uid(self, name: str) -> int | None:
+            """Return the uid of a user, or None."""
+
+        def gid(self, name: str) -> int | None:
+            """Return the gid of a group, or None."""
+
+        def service(self, name: str) -> int | None:
+            """Return the port of a service, or None."""
+
+        def text(self, path: str) -> str:
+            """Return the text of a file; raise OSError or UnicodeDecodeError."""
+
+
+# The commands that change rules, as a call spells them. A call without a command
+# means APPLY; Istio's injection template calls ISTIO_IPTABLES.
+APPLY = "apply"
+ISTIO_IPTABLES = "istio-iptables"
+CLEAN = "clean"
+COMMANDS = (APPLY, ISTIO_IPTABLES, CLEAN)
 
 LAYOUT_1_0: Layout = "1.0"
 LAYOUT_1_30: Layout = "1.30"
@@ -35,6 +57,9 @@ LAYOUTS: tuple[Layout, ...] = (LAYOUT_1_0, LAYOUT_1_30)
 REDIRECT: Mode = "REDIRECT"
 TPROXY: Mode = "TPROXY"
 MODES: tuple[Mode, ...] = (REDIRECT, TPROXY)
+
+BACKENDS: tuple[Backend, ...] = ("auto", "legacy", "nft", "nftables")
+FORMATS: tuple[Format, ...] = ("rules", "save", "json", "nft", "commands")
 
 
 class Config(Record):
@@ -88,11 +113,13 @@ class Facts(Record):
 
     ``addresses`` are those of every interface but loopback and link-local ones,
     IPv4 first, in the order in which the kernel lists them. ``nameservers`` are
-    resolv.conf's.
+    resolv.conf's; ``skipped_nameservers`` has a sentence for each of its lines that
+    names a server and is passed over.
     """
 
     addresses: tuple[Network, ...] = ()
     nameservers: tuple[Network, ...] = ()
+    skipped_nameservers: tuple[str, ...] = ()
 
 
 class Run(Record):

@@ -7,9 +7,19 @@ bad value is found before any is reported.
 
 from __future__ import annotations
 
-from istio_init.cli.fast_arguments import CLEAN, ISTIO_IPTABLES
 from istio_init.config import values
-from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, MODES, Config, Run
+from istio_init.config.model import (
+    BACKENDS,
+    CLEAN,
+    FORMATS,
+    ISTIO_IPTABLES,
+    LAYOUT_1_0,
+    LAYOUT_1_30,
+    LAYOUTS,
+    MODES,
+    Config,
+    Run,
+)
 from istio_init.config.options import (
     BY_NAME,
     CLUSTER_FILE,
@@ -34,15 +44,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TypeVar
 
-    from istio_init.config.model import Backend, Command, Format, Layout
-    from istio_init.kernel.host import Names
+    from istio_init.config.model import Backend, Command, Host, Layout
     from istio_init.log import Level
     from istio_init.rules.ranges import Network, PortRange
 
     T = TypeVar("T")
-
-BACKENDS: tuple[Backend, ...] = ("auto", "legacy", "nft", "nftables")
-FORMATS: tuple[Format, ...] = ("rules", "save", "json", "nft", "commands")
 
 # What stands around and between the parts of a list without meaning anything.
 _LIST_BLANKS = ", \t\r\n"
@@ -192,40 +198,29 @@ def default_layout(command: str) -> Layout:
 
 
 def resolve(
-    command: str, flags: Mapping[str, str], environment: Mapping[str, str], names: Names
+    command: str, flags: Mapping[str, str], environment: Mapping[str, str], host: Host
 ) -> Resolved:
     """Return what a call asks for.
 
     ``flags`` maps long flag names to their text, switches to ``true`` or
-    ``false``.
+    ``false``. ``host`` is asked for names and for layout 1.0's env files, and only
+    where a value leaves it to them.
 
     Raises:
         ConfigError: one or more values are bad; all of them are in it.
     """
     layout, layout_problem = _layout(command, flags, environment)
     paths = (CLUSTER_FILE, SIDECAR_FILE) if layout == LAYOUT_1_0 else ()
-    files, origins, file_problems = _env_files(environment, paths)
+    files, origins, file_problems = _env_files(environment, paths, host)
     inputs = _Inputs(flags, {**environment, **files}, origins, layout)
     inputs.problems += [*layout_problem, *file_problems]
     run = _run(command, inputs)
     if run.command != "clean":
         inputs.refuse_inexpressible()
-    config = _config(layout, inputs, names)
+    config = _config(layout, inputs, host)
     if inputs.problems:
         raise ConfigError(tuple(inputs.problems))
     return Resolved(config, run, tuple(inputs.warnings))
-
-
-def enter_namespace(run: Run) -> None:
-    """Move this process into the network namespace that a call names, if it names one.
-
-    Raises:
-        ApplyError: there is none, or it may not be entered.
-    """
-    if run.network_namespace:
-        from istio_init.kernel import netns
-
-        netns.enter(run.network_namespace)
 
 
 def asks_for_rules(flags: Mapping[str, str], environment: Mapping[str, str]) -> bool:
@@ -248,7 +243,7 @@ def _layout(
 
 
 def _env_files(
-    environment: Mapping[str, str], paths: tuple[tuple[str, str], ...]
+    environment: Mapping[str, str], paths: tuple[tuple[str, str], ...], host: Host
 ) -> tuple[dict[str, str], dict[str, str], list[Problem]]:
     """Return the settings of layout 1.0's env files, where each was set, and problems.
 
@@ -261,8 +256,7 @@ def _env_files(
     for variable, default in paths:
         path = environment.get(variable) or default
         try:
-            with open(path, encoding="utf-8") as lines:
-                text = lines.read()
+            text = host.text(path)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -344,18 +338,18 @@ def _log_level(text: str) -> Level:
     return level
 
 
-def _config(layout: Layout, inputs: _Inputs, names: Names) -> Config:
+def _config(layout: Layout, inputs: _Inputs, host: Host) -> Config:
     def ports(text: str) -> tuple[PortRange, ...]:
         parts = values.listed(text, "ports 1-65535, ranges such as 8000:9000 or service names")
-        return tuple(values.port_range(part, names.service) for part in parts)
+        return tuple(values.port_range(part, host.service) for part in parts)
 
     def uids(text: str) -> tuple[IdRange, ...]:
         parts = values.listed(text, "user ids or names")
-        return tuple(values.id_range(part, names.uid, "passwd") for part in parts)
+        return tuple(values.id_range(part, host.uid, "passwd") for part in parts)
 
     def gids(text: str) -> tuple[IdRange, ...]:
         parts = values.listed(text, "group ids or names")
-        return tuple(values.id_range(part, names.gid, "group") for part in parts)
+        return tuple(values.id_range(part, host.gid, "group") for part in parts)
 
     def owner_groups(text: str) -> tuple[IdRange, ...]:
         found = gids(text)
@@ -374,7 +368,7 @@ def _config(layout: Layout, inputs: _Inputs, names: Names) -> Config:
     outbound_all, outbound_cidrs = _star(inputs, "istio-service-cidr", cidrs)
     outbound_port = inputs.value("envoy-port", values.port, 15001)
     old = layout == LAYOUT_1_0
-    proxy_uids, proxy_gids = _proxy_ids(inputs, names, uids, gids, root_too=old)
+    proxy_uids, proxy_gids = _proxy_ids(inputs, host, uids, gids, root_too=old)
     return Config(
         layout,
         mode=inputs.choice("istio-inbound-interception-mode", MODES, MODES[0]),
@@ -448,7 +442,7 @@ def _route_table(text: str) -> int:
 
 def _proxy_ids(
     inputs: _Inputs,
-    names: Names,
+    host: Host,
     uids: Callable[[str], tuple[IdRange, ...]],
     gids: Callable[[str], tuple[IdRange, ...]],
     *,
@@ -464,7 +458,7 @@ def _proxy_ids(
     given = inputs.given("proxy-uid")
     named = given is not None and bool(given.text.strip(_LIST_BLANKS))
     if not named:
-        found = _default_ids(inputs, names, root_too=root_too)
+        found = _default_ids(inputs, host, root_too=root_too)
     default_gids = found
     group = inputs.given("proxy-gid")
     if named and given is not None and (group is None or not group.text.strip(_LIST_BLANKS)):
@@ -476,8 +470,8 @@ def _proxy_ids(
     return found, inputs.value("proxy-gid", gids, none, empty=True) or default_gids
 
 
-def _default_ids(inputs: _Inputs, names: Names, *, root_too: bool) -> tuple[IdRange, ...]:
-    uid = names.uid(inputs.setting(ENVOY_USER) or "istio-proxy")
+def _default_ids(inputs: _Inputs, host: Host, *, root_too: bool) -> tuple[IdRange, ...]:
+    uid = host.uid(inputs.setting(ENVOY_USER) or "istio-proxy")
     proxy = DEFAULT_PROXY_ID if uid is None else IdRange(uid, uid)
     return (proxy, IdRange(0, 0)) if root_too else (proxy,)
 

@@ -11,7 +11,7 @@ from _socket import AF_INET, AF_INET6, IPPROTO_RAW, SOCK_DGRAM, SOCK_RAW, socket
 
 from istio_init.config.model import LAYOUT_1_30, Facts
 from istio_init.config.values import MAX_ID, MAX_PORT, address, number
-from istio_init.errors import ApplyError
+from istio_init.errors import ApplyError, printable
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules.names import LOOPBACK_IPV6, PASSTHROUGH
 from istio_init.rules.ranges import IPV4, IPV6, Network
@@ -25,16 +25,20 @@ LEGACY_TABLES: dict[Family, str] = {
     IPV6: "/proc/self/net/ip6_tables_names",
 }
 
+# A node may know a hundred thousand users.
+_MOST_NAMES = 1 << 24
+
 _SIOCGIFCONF = 0x8912
 # struct ifreq on a 64-bit kernel: 16 bytes of name, 24 of union.
 _IFREQ_SIZE = 40
 
 
-class Names:
-    """Looks names up in the image's own files; one that is missing has no names.
+class HostFiles:
+    """The files of this image or node that a call's values refer to.
 
-    The files are read directly: the C library's lookups may ask LDAP or a
-    socket that does not answer in an init container.
+    Names come from passwd, group and services; a file that is missing has no
+    names. They are read directly: the C library's lookups may ask LDAP or a socket
+    that does not answer in an init container.
 
     Raises:
         ApplyError: a file cannot be read.
@@ -56,12 +60,25 @@ class Names:
         """Return the port of a service (its TCP port where it has one), or None."""
         return self._entries("services").get(name)
 
+    def text(self, path: str) -> str:
+        """Return the text of a file.
+
+        Raises:
+            OSError: it cannot be read, is no regular file, or is larger than 1 MiB.
+            UnicodeDecodeError: it is not text.
+        """
+        from istio_init.kernel import files
+
+        return files.read(path).decode()
+
     def _entries(self, file: str) -> dict[str, int]:
         if file not in self._files:
-            read = _services if file == "services" else _ids
+            from istio_init.kernel import files
+
+            parse = _services if file == "services" else _ids
             try:
-                with open(f"{self._etc}/{file}", encoding="utf-8", errors="replace") as lines:
-                    self._files[file] = read(list(lines))
+                text = files.read(f"{self._etc}/{file}", _MOST_NAMES).decode(errors="replace")
+                self._files[file] = parse(text.splitlines())
             except FileNotFoundError:
                 self._files[file] = {}
             except OSError as error:
@@ -116,11 +133,12 @@ def gather(config: Config) -> Facts:
     """
     addresses: tuple[Network, ...] = ()
     nameservers: tuple[Network, ...] = ()
+    skipped: tuple[str, ...] = ()
     if config.layout == LAYOUT_1_30 and config.ipv6 is None:
         addresses = usable_addresses()
     if config.redirect_dns and not config.capture_all_dns and config.dns_servers is None:
-        nameservers = resolvers()
-    return Facts(addresses, nameservers)
+        nameservers, skipped = resolvers()
+    return Facts(addresses, nameservers, skipped)
 
 
 def usable_addresses() -> tuple[Network, ...]:
@@ -212,15 +230,18 @@ def may_open_legacy_tables() -> bool:
     return True
 
 
-def resolvers(path: str = "/etc/resolv.conf") -> tuple[Network, ...]:
-    """Return the nameservers of resolv.conf, in order; a zone (``%eth0``) is cut off.
+def resolvers(path: str = "/etc/resolv.conf") -> tuple[tuple[Network, ...], tuple[str, ...]]:
+    """Return the nameservers of resolv.conf in order, and why lines that name another are none.
+
+    A zone (``%eth0``) is cut off.
 
     Raises:
         ApplyError: the file cannot be read.
     """
+    from istio_init.kernel import files
+
     try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            words = [line.split() for line in lines]
+        text = files.read(path).decode(errors="replace")
     except OSError as error:
         raise ApplyError(
             "cannot learn the DNS servers to capture",
@@ -228,12 +249,17 @@ def resolvers(path: str = "/etc/resolv.conf") -> tuple[Network, ...]:
             why=error.strerror or str(error),
             remedy="give them with --dns-servers, or use --capture-all-dns",
         ) from error
-    found = []
-    for line in words:
-        if len(line) > 1 and line[0] == "nameserver":
+    servers, skipped = [], []
+    for place, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver":
             try:
-                found.append(address(line[1].partition("%")[0]))
+                servers.append(address(words[1].partition("%")[0]))
             except ValueError:
                 # The C library skips such a line too.
-                continue
-    return tuple(found)
+                why = f"{printable(words[1])!r} is no address"
+                skipped.append(f"{path} line {place} is passed over: {why}")
+        elif words and words[0].endswith("nameserver") and not words[0].isprintable():
+            why = f"it begins with {printable(words[0])!r}, not with nameserver"
+            skipped.append(f"{path} line {place} is passed over: {why}")
+    return tuple(servers), tuple(skipped)

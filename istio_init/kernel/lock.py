@@ -7,6 +7,7 @@ from errno import EACCES, ENOENT, ENXIO, EPERM, EROFS
 
 from istio_init.errors import ApplyError
 from istio_init.kernel import signals
+from istio_init.kernel.files import open_regular
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,17 +60,17 @@ class XtablesLock:
     def _open(self) -> int:
         self.path = os.environ.get(LOCK_VARIABLE) or LOCK_FILE
         try:
-            return os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return open_regular(self.path, os.O_CREAT)
         except OSError as error:
             if error.errno not in _UNUSABLE:
                 raise ApplyError(
                     "cannot open the xtables lock",
                     where=self.path,
                     why=error.strerror or str(error),
-                    remedy=f"point {LOCK_VARIABLE} at a file that can be opened",
+                    remedy=f"point {LOCK_VARIABLE} at a regular file that can be opened",
                 ) from error
         self.path = NAMESPACE_FILE
-        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return open_regular(self.path)
 
     def _take(self) -> None:
         import fcntl
@@ -88,6 +89,9 @@ class XtablesLock:
                 time.sleep(min(pause, left))
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
+                # The programs that a run starts keep it too: when the run is killed
+                # the next one waits until they have written what they still write.
+                os.set_inheritable(self._handle, True)  # noqa: FBT003 - takes no name
                 return
 
     def _timed_out(self) -> ApplyError:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _SECONDS = 60
 _CHUNK = 1 << 16
+# What a program may write: 250,000 rules are 20 MB; of complaints the first ones tell enough.
+_MOST_OUTPUT = 1 << 26
+_MOST_COMPLAINTS = 4096
 
 
 class Finished(Record):
@@ -41,7 +44,7 @@ def execute(arguments: Sequence[str], text: str = "", *, where: str, instead: st
 
     Raises:
         UnsupportedError: it is not installed.
-        ApplyError: it did not come to an end.
+        ApplyError: it did not come to an end, or wrote more than 64 MiB.
     """
     program = arguments[0]
     # The input lies whole in memory: a program that does not read it, or writes
@@ -63,19 +66,16 @@ def execute(arguments: Sequence[str], text: str = "", *, where: str, instead: st
                 f"{program} is not installed, or may not be run ({where})", remedy=instead
             )
         written = _collect(out, complaints)
-        if written is None:
-            os.kill(pid, 9)
+        if isinstance(written, str):
+            os.killpg(pid, 9)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
         os.close(out)
         os.close(complaints)
-    if written is None:
-        raise ApplyError(
-            f"{program} did not come to an end",
-            where=where,
-            why=f"still running after {_SECONDS} s",
-        )
-    return Finished(code, *(data.decode(errors="surrogateescape") for data in written))
+    if isinstance(written, str):
+        raise ApplyError(f"{program} did not come to an end", where=where, why=written)
+    output, said = (data.decode(errors="surrogateescape") for data in written)
+    return Finished(code, output, said[:_MOST_COMPLAINTS])
 
 
 def _start(arguments: Sequence[str], handles: tuple[int, int, int]) -> int | None:
@@ -87,6 +87,9 @@ def _start(arguments: Sequence[str], handles: tuple[int, int, int]) -> int | Non
     actions = [(os.POSIX_SPAWN_DUP2, handle, number) for number, handle in enumerate(handles)]
     for folder in path.split(":"):
         program = os.path.join(folder, arguments[0])
+        if not program.startswith("/"):
+            # Whatever lies in the current folder is not meant.
+            continue
         # A process started in vain costs 1 ms.
         if not os.access(program, os.X_OK):
             continue
@@ -96,16 +99,19 @@ def _start(arguments: Sequence[str], handles: tuple[int, int, int]) -> int | Non
                 list(arguments),
                 {"PATH": path, "LC_ALL": "C"},
                 file_actions=actions,
-                # Python ignores this one, and what it ignores is inherited.
-                setsigdef=[_signal.SIGPIPE],
+                # What Python ignores, and what a run holds back, would be inherited.
+                setsigdef=[_signal.SIGPIPE, _signal.SIGXFSZ],
+                setsigmask=[],
+                # A terminal's signals are for the run, which decides what to undo.
+                setpgroup=0,
             )
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
     return None
 
 
-def _collect(*handles: int) -> list[bytes] | None:
-    """Return all that comes from each pipe, or None if it takes too long."""
+def _collect(*handles: int) -> list[bytes] | str:
+    """Return all that comes from each pipe, or why it has no end."""
     import select
     import time
 
@@ -115,13 +121,17 @@ def _collect(*handles: int) -> list[bytes] | None:
     for handle in handles:
         ready.register(handle, select.POLLIN)
     left = len(handles)
+    room = _MOST_OUTPUT
     while left:
         events = ready.poll(max(0, (deadline - time.monotonic()) * 1000))
         if not events:
-            return None
+            return f"still running after {_SECONDS} s"
         for handle, _ in events:
             data = os.read(handle, _CHUNK)
             found[handle].append(data)
+            room -= len(data)
+            if room < 0:
+                return f"it wrote more than {_MOST_OUTPUT >> 20} MiB"
             if not data:
                 ready.unregister(handle)
                 left -= 1

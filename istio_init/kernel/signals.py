@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT as failures of a run, never in the middle of a step.
+"""Signals that end a process as failures of a run, never in the middle of a step.
 
 A signal handler that raises would do so anywhere, also between a change of the
-kernel and the note that it was made. So both signals are held back while a run
+kernel and the note that it was made. So these signals are held back while a run
 lasts, and the run asks for them where it can still turn back.
 """
 
@@ -15,11 +15,18 @@ from istio_init.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-_SIGNALS = (_signal.SIGTERM, _signal.SIGINT)
+# Every signal whose default is the end of the process, but for those that cannot be
+# held back, that Python ignores, or that tell of a fault of the process itself.
+_SIGNALS = (
+    *(_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM),
+    *(_signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM, _signal.SIGVTALRM, _signal.SIGPROF),
+    *(_signal.SIGXCPU, _signal.SIGIO, _signal.SIGPWR, _signal.SIGSTKFLT),
+    *range(_signal.SIGRTMIN, _signal.SIGRTMAX + 1),
+)
 
 
 class SignalsHeld:
-    """Holds both signals back for the length of a ``with`` block.
+    """Holds the signals back for the length of a ``with`` block.
 
     One that nobody asked for inside the block came too late and is dropped.
     """
@@ -48,11 +55,18 @@ def check() -> None:
         # Whoever started this run can have decided that it is not to be asked.
         if _signal.getsignal(found.si_signo) == _signal.SIG_IGN:
             continue
-        import signal
-
         raise ApplyError(
-            f"stopped by {signal.Signals(found.si_signo).name} before the end",
+            f"stopped by {_name(found.si_signo)} before the end",
             where="this run",
             why="it was told to stop",
             remedy="the next run starts over",
         )
+
+
+def _name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

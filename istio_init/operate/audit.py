@@ -12,7 +12,7 @@ from istio_init.apply import detect, routes
 from istio_init.config.model import LAYOUT_1_0
 from istio_init.diagnose import findings as diagnosis
 from istio_init.diagnose.findings import Finding
-from istio_init.diagnose.infer import infer_config
+from istio_init.diagnose.infer import as_arguments, infer_config
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
 from istio_init.kernel import host
 from istio_init.lean import TYPE_CHECKING, Record
@@ -23,6 +23,7 @@ from istio_init.rules.ranges import FAMILIES, IPV6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from istio_init.apply.backend import Applier
     from istio_init.apply.detect import Evidence, Kind
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from istio_init.config.model import Backend, Config, Run
     from istio_init.rules.model import Plan
     from istio_init.rules.ranges import Family
+
+VERSION = 1
+# The exit code.
+DRIFT = 3
 
 
 class State(Record):
@@ -50,7 +55,7 @@ class State(Record):
         return any(ownership.has_ours(one) for one in self.live)
 
 
-class Audit(Record):
+class AuditResult(Record):
     """The outcome of an audit.
 
     ``config`` is what the rules were held against, ``seen`` says that it was
@@ -123,7 +128,7 @@ def recognise(state: State) -> Config | None:
     )
 
 
-def audited(state: State, config: Config | None, run: Run) -> Audit:
+def audited(state: State, config: Config | None, run: Run) -> AuditResult:
     """Return how the live state differs from what a config plans.
 
     Without a config it is held against the one that is recognised in it.
@@ -133,7 +138,7 @@ def audited(state: State, config: Config | None, run: Run) -> Audit:
     """
     found = recognise(state) if config is None else config
     if found is None:
-        return Audit(state.backend or "", None, True, tuple(_nothing_of_ours()))  # noqa: FBT003
+        return AuditResult(state.backend or "", None, True, tuple(_nothing_of_ours()))  # noqa: FBT003
     variants = [found]
     if run.degrade:
         # What a kernel lacks is not asked of it here: what stands tells.
@@ -151,7 +156,7 @@ def _nothing_of_ours() -> Iterator[Finding]:
         yield Finding("extra", _left_over(item), rule=str(item))
 
 
-def _held_against(state: State, config: Config, *, seen: bool) -> Audit:
+def _held_against(state: State, config: Config, *, seen: bool) -> AuditResult:
     plan = planner.plan(config, host.gather(config))
     kind = state.backend or "legacy"
     live = state.live or tuple(Ruleset(family, ()) for family in FAMILIES)
@@ -173,7 +178,7 @@ def _held_against(state: State, config: Config, *, seen: bool) -> Audit:
     findings += _elsewhere(state, kind)
     findings += _uncaptured(plan, config, seen=seen)
     findings += (Finding("trap", text, drift=False) for text in plan.warnings)
-    return Audit(state.backend or "", config, seen, tuple(findings), tuple(difference))
+    return AuditResult(state.backend or "", config, seen, tuple(findings), tuple(difference))
 
 
 def _with_tables(live: Ruleset, planned: Ruleset) -> Ruleset:
@@ -268,3 +273,27 @@ def captures(config: Config) -> tuple[str, str]:
         "*" if config.inbound_all else inbound or "-",
         "*" if config.outbound_all else ",".join(outbound) or "-",
     )
+
+
+def document(result: AuditResult) -> dict[str, Any]:
+    """Return the result as a JSON document, as ``istio_init/cli/audit.py`` describes it."""
+    config = result.config
+    inbound, outbound = captures(config) if config else (None, None)
+    return {
+        "version": VERSION,
+        "verdict": "drift" if result.drift else "ok",
+        "code": DRIFT if result.drift else 0,
+        "backend": result.backend or None,
+        "layout": config.layout if config else None,
+        "mode": config.mode if config else None,
+        "ipv6": config.ipv6 if config else None,
+        "inbound": inbound,
+        "outbound": outbound,
+        "recognised": result.seen,
+        "call": list(as_arguments(config)) if config and result.seen else None,
+        "findings": [
+            {name: getattr(finding, name) for name in finding.__match_args__}
+            for finding in result.findings
+        ],
+        "diff": list(result.difference),
+    }

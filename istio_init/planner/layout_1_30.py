@@ -82,7 +82,7 @@ def plan(config: Config, facts: Facts) -> Plan:
     )
     routes = tuple(route for family in families for route in tproxy_route(config, family))
     addresses = (PASSTHROUGH[IPV6],) if IPV6 in families else ()
-    return Plan(config.layout, rulesets, routes, addresses, _warnings(config, dns))
+    return Plan(config.layout, rulesets, routes, addresses, _warnings(config, facts, dns))
 
 
 def ipv6_on(config: Config, facts: Facts) -> bool:
@@ -505,7 +505,7 @@ def _tproxy_marks(draft: Draft, config: Config) -> None:
     )
 
 
-def _warnings(config: Config, dns: _Dns) -> tuple[str, ...]:
+def _warnings(config: Config, facts: Facts, dns: _Dns) -> tuple[str, ...]:
     """Return what works as Istio does it, but probably not as its user means it."""
     found = [*warnings(config)]
     if len(config.proxy_uids) > 1:
@@ -531,6 +531,8 @@ def _warnings(config: Config, dns: _Dns) -> tuple[str, ...]:
         found.append(
             "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE counts only while ISTIO_OUTBOUND_OWNER_GROUPS is *"
         )
+    if config.redirect_dns:
+        found += facts.skipped_nameservers
     if config.redirect_dns and not dns.on:
         found.append("there is no DNS server in resolv.conf: DNS is not captured")
     if config.capture_all_dns and not config.redirect_dns:

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 from istio_init import planner
 from istio_init.apply.backend import BackendChanges, Transaction
 from istio_init.apply.legacy import Legacy
-from istio_init.cli.fast_arguments import ISTIO_IPTABLES
-from istio_init.config.model import Facts
+from istio_init.config.model import ISTIO_IPTABLES, Facts
 from istio_init.config.resolve import resolve
 from istio_init.errors import ApplyError, IstioInitError
-from istio_init.kernel.host import Names
+from istio_init.kernel.host import HostFiles
 from istio_init.log import Log
 from istio_init.rules.diff import Change, TableChanges
 from istio_init.rules.model import make_table
@@ -153,7 +152,7 @@ class Disturbed(Legacy):
 
 def apply_disturbed(number: int, event: tuple[str, ...], flags: dict[str, str]) -> str:
     """Apply layout 1.30 with these flags, by their long names; return the error or ``""``."""
-    resolved = resolve(ISTIO_IPTABLES, flags, {}, Names())
+    resolved = resolve(ISTIO_IPTABLES, flags, {}, HostFiles())
     plan = planner.plan(resolved.config, Facts())
     try:
         log = Log("none")

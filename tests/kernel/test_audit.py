@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from istio_init.cli.audit import DRIFT
+from istio_init.operate.audit import DRIFT
 from tests.cases import CALLS, Call
 from tests.inside import Done, init
 from tests.kernel.test_choice import NEVER_TOUCHED, footprint

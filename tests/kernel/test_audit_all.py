@@ -8,8 +8,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from istio_init.cli.audit import DRIFT
-from istio_init.cli.fleet import VERDICTS
+from istio_init.operate.audit import DRIFT
+from istio_init.operate.fleet import VERDICTS
 from tests.namespace import PROGRAM, Namespace
 
 if TYPE_CHECKING:
@@ -173,10 +173,11 @@ def flags_hold_for_every_pod(part: str) -> None:
 BAD = """
 cat >bad.py <<'END'
 import os, signal, sys, time
-from istio_init import netns
-from istio_init.cli import audits, main, node
+from istio_init.cli import audit, main
 from istio_init.errors import ApplyError
-here = audits.audit_here
+from istio_init.kernel import netns
+from istio_init.operate import fleet
+here = audit.audit_here
 def bad(*given):
     name = os.uname().nodename
     if name == "pod-0":
@@ -188,8 +189,8 @@ def bad(*given):
     if name == "pod-3":
         raise ValueError("a mistake")
     return here(*given)
-audits.audit_here = bad
-node._PATIENCE = 2
+audit.audit_here = bad
+fleet._PATIENCE = 2
 listed = netns.of_pods
 def vanishing():
     found = listed()
@@ -246,7 +247,9 @@ def test_who_cannot_see_every_pod_is_warned(tmp_path: Path) -> None:
 
 def test_one_pod_and_all_exclude_each_other() -> None:
     with Namespace() as node:
-        done = node.init("audit", "--all", "--network-namespace", "1", check=False)
+        done = node.init("audit", "--all", "--network-namespace", "1", "-p", "0", check=False)
 
-    assert done.returncode == 1
-    assert "--all and --network-namespace exclude each other" in done.stderr
+    assert done.returncode == 2
+    assert "2 bad values, nothing was changed" in done.stderr
+    assert "--network-namespace: '1': expected no single namespace beside --all" in done.stderr
+    assert "-p --envoy-port: '0': expected a number 1-65535" in done.stderr

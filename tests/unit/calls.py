@@ -17,7 +17,7 @@ from unittest import mock
 from istio_init.apply import converge
 from istio_init.cli import apply, main
 from istio_init.config.model import Facts
-from istio_init.kernel import host
+from istio_init.kernel import host, netns
 from istio_init.operate import audit, doctor
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ NO_FACTS = Facts()
 
 @dataclass(frozen=True)
 class Done:
-    """What a call left behind."""
+    """What a call left behind, and the network namespaces that it would have entered."""
 
     code: int
     out: str
     err: str
+    entered: tuple[str, ...] = ()
 
 
 def call(
@@ -49,7 +50,7 @@ def call(
     etc: Path = ETC,
 ) -> Done:
     """Run ``istio-init`` with these arguments and nothing else in its environment."""
-    names = host.Names(str(etc))
+    files = host.HostFiles(str(etc))
 
     def no_kernel(*_: object, **__: object) -> None:
         raise AssertionError("a unit test reached the kernel")
@@ -57,17 +58,18 @@ def call(
     with ExitStack() as stack:
         enter = stack.enter_context
         enter(mock.patch.dict(os.environ, {**NO_FILES, **(env or {})}, clear=True))
-        enter(mock.patch.object(host, "Names", return_value=names))
+        enter(mock.patch.object(host, "HostFiles", return_value=files))
         enter(mock.patch.object(host, "usable_addresses", return_value=facts.addresses))
-        enter(mock.patch.object(host, "resolvers", return_value=facts.nameservers))
-        enter(mock.patch.object(apply, "enter_namespace"))
+        enter(mock.patch.object(host, "resolvers", return_value=(facts.nameservers, ())))
+        entered = enter(mock.patch.object(netns, "enter"))
         enter(mock.patch.object(converge, "converge", no_kernel))
         enter(mock.patch.object(converge, "clean", no_kernel))
         enter(mock.patch.object(audit, "look", no_kernel))
         enter(mock.patch.object(doctor, "checks", no_kernel))
         out, err = enter(redirect_stdout(io.StringIO())), enter(redirect_stderr(io.StringIO()))
         code = main(argv)
-    return Done(code, out.getvalue(), err.getvalue())
+    namespaces = tuple(one.args[0] for one in entered.call_args_list)
+    return Done(code, out.getvalue(), err.getvalue(), namespaces)
 
 
 def asked(*argv: str, env: Mapping[str, str] | None = None, etc: Path = ETC) -> Resolved:

@@ -192,7 +192,7 @@ def test_bad_files_and_bad_flags_are_reported_together(
     said = refused("-b", "0", env=env)
 
     assert "5 bad values" in said
-    assert f"env {SIDECAR}: '{sidecar}': expected a readable file; Is a directory" in said
+    assert f"env {SIDECAR}: '{sidecar}': expected a readable file; it is not a regular file" in said
 
 
 def test_files_that_are_not_text_are_refused(cluster: Path, env: dict[str, str]) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from istio_init.config.model import FORMATS as ALL_FORMATS
 from istio_init.config.model import LAYOUTS
-from istio_init.config.resolve import FORMATS as ALL_FORMATS
 from istio_init.formats.iptables import tool
 from istio_init.formats.save_reader import parse_rules, parse_save, parse_table
 from istio_init.rules.ranges import FAMILIES, IPV4

@@ -12,7 +12,7 @@ from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, Config, Facts
 from istio_init.config.values import address
 from istio_init.errors import ApplyError
 from istio_init.kernel import host
-from istio_init.kernel.host import Names, gather, ipv6_addresses, resolvers, usable_addresses
+from istio_init.kernel.host import HostFiles, gather, ipv6_addresses, resolvers, usable_addresses
 from tests.unit.calls import ETC, call
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def test_users_and_groups_come_from_their_files() -> None:
-    names = Names(str(ETC))
+    names = HostFiles(str(ETC))
 
     assert names.uid("root") == 0
     assert names.uid("daemon") == 1
@@ -34,7 +34,7 @@ def test_users_and_groups_come_from_their_files() -> None:
 
 
 def test_services_are_the_tcp_port_where_there_is_one() -> None:
-    names = Names(str(ETC))
+    names = HostFiles(str(ETC))
 
     assert (names.service("http"), names.service("www")) == (80, 80)
     assert (names.service("http-alt"), names.service("webcache")) == (8080, 8080)
@@ -50,7 +50,7 @@ def test_services_are_the_tcp_port_where_there_is_one() -> None:
 
 def test_tcp_port_of_a_name_beats_its_udp_port_wherever_it_stands(tmp_path: Path) -> None:
     (tmp_path / "services").write_text("a 1/udp\na 2/tcp\nb 3/tcp\nb 4/udp\nc 5/sctp\nd 6\n")
-    names = Names(str(tmp_path))
+    names = HostFiles(str(tmp_path))
 
     assert [names.service(name) for name in "abcd"] == [2, 3, 5, 6]
 
@@ -60,7 +60,7 @@ def test_lines_with_other_numbers_are_passed_over(tmp_path: Path, number: str) -
     (tmp_path / "passwd").write_text(f"a:x:{number}:0::/:\na:x:7:0::/:\n", encoding="utf-8")
     (tmp_path / "group").write_text(f"a:x:{number}:\n", encoding="utf-8")
     (tmp_path / "services").write_text(f"a {number}/tcp\n", encoding="utf-8")
-    names = Names(str(tmp_path))
+    names = HostFiles(str(tmp_path))
 
     assert (names.uid("a"), names.gid("a"), names.service("a")) == (7, None, None)
 
@@ -69,11 +69,11 @@ def test_lines_with_other_numbers_are_passed_over(tmp_path: Path, number: str) -
 def test_services_beyond_the_ports_are_passed_over(tmp_path: Path, port: str) -> None:
     (tmp_path / "services").write_text(f"a {port}/tcp\n")
 
-    assert Names(str(tmp_path)).service("a") is None
+    assert HostFiles(str(tmp_path)).service("a") is None
 
 
 def test_missing_files_know_no_names(tmp_path: Path) -> None:
-    names = Names(str(tmp_path))
+    names = HostFiles(str(tmp_path))
 
     assert (names.uid("root"), names.gid("root"), names.service("http")) == (None, None, None)
 
@@ -81,17 +81,17 @@ def test_missing_files_know_no_names(tmp_path: Path) -> None:
 def test_files_that_are_not_text_are_read_as_far_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "passwd").write_bytes(b"\xff\xfe:x:1:1::/:\na:x:7:7::/:\n")
 
-    assert Names(str(tmp_path)).uid("a") == 7
+    assert HostFiles(str(tmp_path)).uid("a") == 7
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "passwd").mkdir()
 
     with pytest.raises(ApplyError) as caught:
-        Names(str(tmp_path)).uid("a")
+        HostFiles(str(tmp_path)).uid("a")
 
     assert str(caught.value) == (
-        f"cannot look names up ({tmp_path}/passwd): Is a directory; "
+        f"cannot look names up ({tmp_path}/passwd): it is not a regular file; "
         "give numbers in place of names; nothing was changed"
     )
     done = call("-u", "a", "--dry-run", etc=tmp_path)
@@ -102,7 +102,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_files_are_opened_when_needed_and_once(tmp_path: Path) -> None:
-    names = Names(str(tmp_path))
+    names = HostFiles(str(tmp_path))
     (tmp_path / "passwd").write_text("a:x:7:7::/:\n")
 
     assert names.uid("a") == 7
@@ -133,13 +133,41 @@ def test_nameservers_of_resolv_conf(tmp_path: Path, text: str, servers: tuple[st
     path = tmp_path / "resolv.conf"
     path.write_bytes(text.encode(errors="surrogateescape"))
 
-    assert resolvers(str(path)) == tuple(address(one) for one in servers)
+    assert resolvers(str(path))[0] == tuple(address(one) for one in servers)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        (
+            "nameserver 10.96.0.10:5353\n",
+            ["line 1 is passed over: '10.96.0.10:5353' is no address"],
+        ),
+        (
+            "search a\nnameserver dns.internal\nnameserver 10.96.0.10\n",
+            ["line 2 is passed over: 'dns.internal' is no address"],
+        ),
+        (
+            "\ufeffnameserver 10.96.0.10\n",
+            ["line 1 is passed over: it begins with '\\\\ufeffnameserver', not with nameserver"],
+        ),
+        ("nameserver a\x1b[31m\n", ["line 1 is passed over: 'a\\\\x1b[31m' is no address"]),
+        ("# nameserver x\nnameserver 10.96.0.10\nnameserver\nnameservers x\n", []),
+    ],
+)
+def test_lines_that_are_passed_over_are_named(
+    tmp_path: Path, text: str, sentences: list[str]
+) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text(text, encoding="utf-8")
+
+    assert list(resolvers(str(path))[1]) == [f"{path} {sentence}" for sentence in sentences]
 
 
 def test_resolv_conf_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path, why in (
         (tmp_path / "missing", "No such file or directory"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "it is not a regular file"),
     ):
         with pytest.raises(ApplyError) as caught:
             resolvers(str(path))
@@ -172,7 +200,7 @@ ADDRESSES, SERVERS = (address("10.0.0.5"),), (address("10.96.0.10"),)
 def test_host_is_asked_for_what_the_config_leaves_open_alone(config: Config, facts: Facts) -> None:
     with (
         mock.patch.object(host, "usable_addresses", return_value=ADDRESSES) as addresses,
-        mock.patch.object(host, "resolvers", return_value=SERVERS) as servers,
+        mock.patch.object(host, "resolvers", return_value=(SERVERS, ())) as servers,
     ):
         assert gather(config) == facts
 

@@ -11,7 +11,7 @@ from istio_init.cli import fast_arguments
 from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, TPROXY, Config, Facts
 from istio_init.config.resolve import resolve
 from istio_init.diagnose.infer import as_arguments, infer_config
-from istio_init.kernel.host import Names
+from istio_init.kernel.host import HostFiles
 from istio_init.rules import ownership
 from istio_init.rules.model import Plan, Ruleset, make_table
 from istio_init.rules.names import DNS_PORT, ISTIO_OUTPUT, NAT
@@ -84,7 +84,7 @@ def test_what_was_recognised_is_said_as_a_call_that_leads_there(call: Call) -> N
     asked = fast_arguments.read(as_arguments(config), {})
     assert asked is not None
 
-    resolved = resolve(*asked, NOWHERE, Names()).config
+    resolved = resolve(*asked, NOWHERE, HostFiles()).config
 
     assert planner.plan(resolved, Facts()) == planner.plan(config, Facts())
 

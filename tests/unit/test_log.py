@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from istio_init.errors import ConfigError, Problem
 from istio_init.log import LEVELS, Log
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
@@ -57,6 +58,28 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(STAMP, found.pop("time"))
     assert found == {"level": "warn", "scope": "istio-init", "msg": 'a "b"\n\x1b é'}
     assert line.isascii()
+
+
+def test_one_event_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    Log().warn("a\n2026-01-01T00:00:00.000000Z\tinfo\tin place \x1b]0;owned\a \udcff \u2028 é")
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "warn\ta\\n2026-01-01T00:00:00.000000Z\\tinfo\\tin place "
+        r"\x1b]0;owned\x07 \udcff \u2028 é"
+    )
+
+
+def test_bad_values_have_a_line_each_that_nobody_else_can_begin(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = ConfigError((Problem("-b", "x\ny", "ports"), Problem("env A\nB", "\x1b", "a\nb")))
+
+    Log().error(*error.lines)
+
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.endswith("error\t2 bad values, nothing was changed")
+    assert rest == [r"  -b: 'x\ny': expected ports", r"  env A\nB: '\x1b': expected a\nb"]
 
 
 def test_levels_are_istios() -> None:

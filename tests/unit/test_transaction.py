@@ -342,7 +342,13 @@ def test_a_defect_is_rolled_back_and_goes_on_its_way() -> None:
     assert backend.dump() == printed(REDIRECT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1),
+        *(signal.SIGUSR2, signal.SIGALRM, signal.SIGXCPU, signal.SIGPWR, signal.SIGRTMAX),
+    ],
+)
 @pytest.mark.parametrize("call", [1, 3, 5])
 def test_a_signal_is_a_failure_after_the_step_at_hand(number: signal.Signals, call: int) -> None:
     backend = holding(REDIRECT)
@@ -371,6 +377,30 @@ def test_a_signal_after_the_end_is_too_late() -> None:
 
     assert backend.dump() == printed(REDIRECT)
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_every_signal_that_ends_a_process_is_held_back() -> None:
+    # Those that cannot be, that Python ignores, that a fault of the process sends, and
+    # those whose default is to stop it, to go on, or nothing.
+    others = {
+        *(signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ),
+        *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT),
+        *(signal.SIGTRAP, signal.SIGSYS, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+        *(signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH),
+    }
+
+    with signals.SignalsHeld():
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    assert held == signal.valid_signals() - others
+
+
+def test_a_signal_without_a_name_is_a_number() -> None:
+    number = signal.SIGRTMIN + 3
+    with signals.SignalsHeld():
+        signal.raise_signal(number)
+        with pytest.raises(ApplyError, match=f"stopped by signal {number} "):
+            signals.check()
 
 
 def test_a_signal_that_the_caller_ignores_is_ignored() -> None:
