@@ -30,8 +30,7 @@ from istio_init.rules.model import (
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
 
 if TYPE_CHECKING:
-    from istio_init.formats.nf_tables.messages import KernelChain, Message
-    from istio_init.kernel.nfnetlink import Contents
+    from istio_init.formats.nf_tables.messages import Contents, KernelChain, Message
     from istio_init.rules.diff import Change, TableChanges
     from istio_init.rules.ranges import Family
 

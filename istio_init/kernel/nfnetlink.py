@@ -16,7 +16,7 @@ from istio_init.errors import ApplyError
 from istio_init.formats.netlink import attribute, be32
 from istio_init.formats.nf_tables import messages as objects
 from istio_init.kernel import netlink
-from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.lean import TYPE_CHECKING
 from istio_init.rules.model import BUILTIN_CHAINS
 from istio_init.rules.names import NATIVE_TABLES
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from istio_init.formats.nf_tables.messages import (
+        Contents,
         KernelChain,
         KernelRule,
         KernelSet,
@@ -79,22 +80,6 @@ class RefusedError(Exception):
 
 class MovedError(Exception):
     """Something in nf_tables changed since the generation that a batch was made for."""
-
-
-class Contents(Record):
-    """What stands in some tables, as of one moment.
-
-    ``others`` are objects of kinds that this program never makes, with the
-    kind of message that makes one; ``raw`` is all that the kernel told.
-    """
-
-    generation: int | None
-    tables: tuple[KernelTable, ...]
-    chains: tuple[KernelChain, ...]
-    rules: tuple[KernelRule, ...]
-    sets: tuple[tuple[KernelSet, tuple[bytes, ...]], ...]
-    others: tuple[tuple[int, bytes], ...]
-    raw: tuple[bytes, ...]
 
 
 def generation() -> int | None:
@@ -152,7 +137,7 @@ def contents(places: frozenset[TablePlace], *, sets: bool) -> Contents | None:
         return None
     present = sorted({(one.family, one.name) for one in found})
     if not present:
-        return Contents(now, (), (), (), (), (), ())
+        return objects.Contents(now, (), (), (), (), (), ())
     chains = _in(places, objects.GET_CHAIN, objects.read_chain, raw) or ()
     rules: list[KernelRule] = []
     for place in present:
@@ -170,7 +155,7 @@ def contents(places: frozenset[TablePlace], *, sets: bool) -> Contents | None:
         for get in (objects.GET_OBJECT, objects.GET_FLOWTABLE):
             others += ((get - 1, body) for body in _of(places, get))
         raw += (body for _, body in others)
-    return Contents(
+    return objects.Contents(
         now, found, chains, tuple(rules), tuple(with_elements), tuple(others), tuple(raw)
     )
 

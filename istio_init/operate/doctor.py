@@ -12,7 +12,6 @@ import os
 from istio_init.apply import detect
 from istio_init.apply.nftables import needs
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
-from istio_init.formats import nft_script as script
 from istio_init.kernel import host, lock, modules, process
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import matches as m
@@ -411,7 +410,7 @@ def _needed(plan: Plan, backend: str) -> Iterator[tuple[str, str]]:
     """Yield what a plan needs of the kernel, with the module that brings it."""
     if backend == "nftables":
         yield "nf_tables", "nf_tables"
-        yield from needs(script.render(plan))
+        yield from needs(plan)
         return
     if backend == "nft":
         yield "nf_tables", "nf_tables"

@@ -43,7 +43,7 @@ VERDICTS = ("ok", "drift", "none", "error")
 
 # What a worker imports where it stands; here once for all.
 _NEEDED = (
-    *("apply.legacy", "apply.iptables_nft", "apply.nftables", "formats.nft_json"),
+    *("apply.legacy", "apply.iptables_nft", "apply.nftables"),
     *("planner.layout_1_0", "planner.layout_1_30"),
 )
 # How long one namespace may take, in seconds.

@@ -55,6 +55,17 @@ def encode(rule: Rule, family: Family) -> bytes:
     return compared + extensions + e.COUNTER + _target(rule.target, family)
 
 
+def foreign(
+    expressions: bytes, notes: bytes, statements: Sequence[Statement], families: Sequence[Family]
+) -> ForeignRule:
+    """Return a rule of others as it was read, with its words as far as they are understood."""
+    raw = attribute(_EXPRESSIONS, expressions)
+    if notes:
+        raw += attribute(_NOTES, notes)
+    words = spelled(statements, families[0], comment_in(notes))
+    return ForeignRule(raw, jump_of(statements), " ".join(words))
+
+
 def kept(rule: ForeignRule) -> tuple[bytes, bytes]:
     """Return the expressions of a rule of others, and nft's notes beside it, as they were read.
 
@@ -156,11 +167,7 @@ class Reader:
             return self._written[bare]
         statements = self._expressions.statements(bare)
         found = None if notes else self._understood(statements)
-        if found is None:
-            raw = attribute(_EXPRESSIONS, bare) + (attribute(_NOTES, notes) if notes else b"")
-            words = spelled(statements, self._family, comment_in(notes))
-            return ForeignRule(raw, jump_of(statements), " ".join(words))
-        return found
+        return found or foreign(bare, notes, statements, (self._family,))
 
     def _understood(self, statements: Sequence[Statement]) -> Rule | None:
         try:

@@ -160,6 +160,22 @@ class Element(Record):
     plain: bool
 
 
+class Contents(Record):
+    """What stands in some tables, as of one moment.
+
+    ``others`` are objects of kinds that this program never makes, with the
+    kind of message that makes one; ``raw`` is all that the kernel told.
+    """
+
+    generation: int | None
+    tables: tuple[KernelTable, ...]
+    chains: tuple[KernelChain, ...]
+    rules: tuple[KernelRule, ...]
+    sets: tuple[tuple[KernelSet, tuple[bytes, ...]], ...]
+    others: tuple[tuple[int, bytes], ...]
+    raw: tuple[bytes, ...]
+
+
 # Reading: what stands behind the header of each message of a dump.
 
 
@@ -355,15 +371,16 @@ def delete_rule(family: str, table: str, chain: str, handle: int) -> Message:
 
 
 def new_set(
-    family: str, table: str, name: str, *, flags: int, key: tuple[int, int], order: int
+    family: str, table: str, name: str, *, flags: int, key: tuple[int, int], size: int, order: int
 ) -> Message:
     """Make a set; ``key`` is the type, by nft's number, and the length of its values.
 
-    ``order`` is noted down for nft: whether values are in host or network order.
+    ``size`` is how many elements it is to hold, ``order`` is noted down for nft: whether values are in host or network order.
     """
     note = _NOTE.pack(_NOTE_OF_SET_ORDER, 4, order)
     body = asked(family, table, name)
     body += attribute(3, be32(flags)) + attribute(4, be32(key[0])) + attribute(5, be32(key[1]))
+    body += attribute(9, attribute(1, be32(size)))
     # A number by which the batch could refer to the set; nothing does.
     body += attribute(10, be32(1)) + attribute(13, note)
     return Message(NEW_SET, CREATE | EXCLUSIVE, body)
@@ -404,4 +421,17 @@ def element(key: bytes, *, ends: bool = False, open_ended: bool = False) -> byte
 
 def replayed(kind: int, body: bytes) -> Message:
     """Return what makes an object again from the message that told of it."""
-    return Message(kind, CREATE, body)
+    # A set has to have a number in its batch, which is not told.
+    return Message(kind, CREATE, body + attribute(10, be32(1)) if kind == NEW_SET else body)
+
+
+def deleted(kind: int, body: bytes) -> Message:
+    """Return what deletes an object of others, from the message that told of it.
+
+    ``kind`` is that of the message that makes one.
+    """
+    given = _given(body)
+    # Of an object its kind belongs to its name.
+    kept = (1, 2, 3) if kind == NEW_OBJECT else (1, 2)
+    named = b"".join(attribute(one, given[one]) for one in kept if one in given)
+    return Message(kind + 2, 0, body[:_GENERIC_SIZE] + named)
