@@ -375,7 +375,8 @@ def new_set(
 ) -> Message:
     """Make a set; ``key`` is the type, by nft's number, and the length of its values.
 
-    ``size`` is how many elements it is to hold, ``order`` is noted down for nft: whether values are in host or network order.
+    ``size`` is how many elements it is to hold, ``order`` is noted down for nft:
+    whether values are in host or network order.
     """
     note = _NOTE.pack(_NOTE_OF_SET_ORDER, 4, order)
     body = asked(family, table, name)
