@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from istio_init.apply import iptables_nft, legacy, nftables, routes
 from istio_init.errors import ApplyError
-from istio_init.kernel import libiptc, process
-from istio_init.kernel.process import Finished
+from istio_init.kernel import libiptc, nfnetlink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from istio_init.formats.nf_tables.messages import Message
 
     Kind = Literal["read", "table", "route"]
     Moment = Literal["before", "after"]
     Watch = Callable[[Kind, Moment], None]
 
 _READERS: tuple[type, ...] = (legacy.Legacy, iptables_nft.IptablesNft, nftables.Nftables)
-_CHANGERS = frozenset({"iptables-nft-restore", "ip6tables-nft-restore", "nft"})
 WHY = "injected failure"
 
 
@@ -38,7 +38,7 @@ class Steps:
         self._number, self._moment, self._event = 0, "before", _nothing
         self._kind: Kind | None = None
         _watch_libiptc(self._watch)
-        _watch_programs(self._watch)
+        _watch_batches(self._watch)
         _watch_routes(self._watch)
         for reader in _READERS:
             _watch_reads(reader, self._watch)
@@ -89,21 +89,20 @@ def _watch_libiptc(watch: Watch) -> None:
     iptc.Table.commit = watched
 
 
-def _watch_programs(watch: Watch) -> None:
-    execute = process.execute
+def _watch_batches(watch: Watch) -> None:
+    commit = nfnetlink.commit
 
-    def watched(arguments: Sequence[str], text: str = "", **named: str) -> Finished:
-        if not text or arguments[0] not in _CHANGERS:
-            return execute(arguments, text, **named)
+    def watched(batch: Sequence[Message], made_for: int | None = None) -> None:
+        if not batch:
+            return
         try:
             watch("table", "before")
-            done = execute(arguments, text, **named)
+            commit(batch, made_for)
             watch("table", "after")
         except Injected:
-            return Finished(1, "", WHY)
-        return done
+            raise nfnetlink.RefusedError(errno.EIO, None) from None
 
-    process.execute = watched
+    nfnetlink.commit = watched
 
 
 def _watch_routes(watch: Watch) -> None:
