@@ -201,12 +201,7 @@ class BackendChanges:
         # tables, has to be captured between the two commits too.
         found.sort(key=_gives_up_traffic)
         self.written |= dict.fromkeys((change.family, change.table) for change in found)
-        try:
-            self._applier.commit(tuple(found), results)
-        except IstioInitError as error:
-            if self._disturbed(live, found):
-                raise TableChangedError from error
-            raise
+        self._applier.commit(tuple(found), results)
         if any(table != change.result for change, table in self._written_tables(found)):
             raise TableChangedError
 
@@ -217,14 +212,6 @@ class BackendChanges:
             tables = frozenset(change.table for change in found if change.family == family)
             now[family] = self._applier.read(family, tables)
         return [(change, now[change.family].table(change.table)) for change in found]
-
-    def _disturbed(self, live: tuple[Ruleset, ...], found: list[TableChanges]) -> bool:
-        """Whether a table is neither as it was read nor as it was to become."""
-        old = {one.family: one for one in live}
-        return any(
-            table not in (change.result, old[change.family].table(change.table))
-            for change, table in self._written_tables(found)
-        )
 
 
 def _differences(live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> list[TableChanges]:

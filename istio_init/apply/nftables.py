@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _TRIES = 20
 _INET = "inet"
+_MAKING = (messages.NEW_SET, messages.NEW_OBJECT, messages.NEW_FLOWTABLE)
 # A batch of elements is sent in parts of this size: a socket takes as much
 # without rights over the whole machine.
 _PART = 1 << 16
@@ -69,7 +70,9 @@ class _Image(Record):
     """A table as it is to be: by name its chains, their rules, and its sets.
 
     A rule is its expressions and nft's notes beside it, with the line that it is
-    written for. ``others`` are messages that make what else is in it.
+    written for. ``others`` are messages that make what else is in it. One that
+    ``stood`` is a live table again, whatever was in it; any other without chains
+    is to be gone.
     """
 
     name: str
@@ -78,6 +81,12 @@ class _Image(Record):
     rules: dict[str, tuple[tuple[bytes, bytes, object], ...]]
     sets: dict[str, tuple[Message, ...]]
     others: tuple[tuple[int, bytes], ...] = ()
+    stood: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is to be no such table."""
+        return not (self.chains or self.stood)
 
 
 class _About(Record):
@@ -175,10 +184,12 @@ class Nftables:
             for batch in exchange.before:
                 nfnetlink.commit(batch)
             nfnetlink.commit(exchange.rules)
+        except (nfnetlink.RefusedError, nfnetlink.MovedError) as error:
+            exchange.take_back()
+            raise _refused(error, where) from error
+        try:
             nfnetlink.commit(exchange.after)
-        except nfnetlink.MovedError as error:
-            raise TableChangedError from error
-        except nfnetlink.RefusedError as error:
+        except (nfnetlink.RefusedError, nfnetlink.MovedError) as error:
             raise _refused(error, where) from error
 
     def _image(self, name: str, results: tuple[Ruleset, ...]) -> _Image:
@@ -241,23 +252,28 @@ def _as_it_stood(name: str, contents: Contents) -> _Image:
     native_name = NATIVE_TABLES[name]
     chains = {one.name: one.hooked for one in contents.chains if one.table == native_name}
     rules: dict[str, tuple[tuple[bytes, bytes, object], ...]] = {}
+    numbers = {
+        one.name: number
+        for number, (one, _) in enumerate(contents.sets, 1)
+        if one.table == native_name and one.flags & messages.ANONYMOUS
+    }
     for one in contents.rules:
         if one.table == native_name:
             bare = expressions.without_counts(one.expressions)
-            rules[one.chain] = (*rules.get(one.chain, ()), (bare, one.notes, None))
-    sets = {}
-    for found, elements in contents.sets:
-        if found.table == native_name:
-            made = [messages.replayed(messages.NEW_SET, found.body)]
-            made += (messages.replayed(messages.NEW_ELEMENT, one) for one in elements)
-            sets[found.name] = tuple(made)
+            found = expressions.with_set_numbers(bare, numbers)
+            rules[one.chain] = (*rules.get(one.chain, ()), (found, one.notes, None))
+    sets = {
+        one.name: tuple(messages.set_again(one, elements, number))
+        for number, (one, elements) in enumerate(contents.sets, 1)
+        if one.table == native_name
+    }
     others = tuple(
         (kind, body)
         for kind, body in contents.others
         if messages.read_table(body).name == native_name
     )
     (flags,) = [one.flags for one in contents.tables if one.name == native_name]
-    return _Image(name, flags, chains, rules, sets, others)
+    return _Image(name, flags, chains, rules, sets, others, stood=True)
 
 
 class _Exchange:
@@ -276,49 +292,82 @@ class _Exchange:
             self._add(image)
         # Tables are there in the same order, whether they have sets or not.
         present = {one.name for one in contents.tables}
-        tables = [NATIVE_TABLES[one.name] for one in images if self._made and one.chains]
+        tables = [NATIVE_TABLES[one.name] for one in images if self._made and not one.gone]
         first = [messages.new_table(_INET, one) for one in tables if one not in present]
         self.before = tuple(_parts([*first, *self._made]))
+        self._absent = frozenset(tables) - present
+
+    def take_back(self) -> None:
+        """Delete the sets that were made before; nothing uses them."""
+        back = [messages.delete_table(_INET, one) for one in sorted(self._absent)]
+        back += (
+            messages.deleted(one.kind, one.body)
+            for one in self._made
+            if one.kind in _MAKING and messages.read_table(one.body).name not in self._absent
+        )
+        for one in back:
+            # One that was not made yet keeps no other.
+            try:
+                nfnetlink.commit([one])
+            except (nfnetlink.RefusedError, nfnetlink.MovedError):
+                continue
 
     def _add(self, image: _Image) -> None:
         """Add what one table takes."""
         table = NATIVE_TABLES[image.name]
         present = [one for one in self._contents.tables if one.name == table]
-        if not (image.chains or image.sets or image.others or image.flags):
+        if image.gone:
             if present:
                 self.rules.append(messages.delete_table(_INET, table))
             return
-        self._sets(image, table)
         about = _About(image.name, None)
-        if not present or present[0].flags != image.flags:
+        if present and present[0].flags != image.flags:
+            # A table that falls asleep, or wakes, cannot get chains meanwhile.
+            self.rules.append(messages.delete_table(_INET, table))
             self.rules.append(messages.new_table(_INET, table, image.flags, about))
-        self._chains(image, table)
+            objects = (messages.replayed(kind, body) for kind, body in image.others)
+            sets = (one for how in image.sets.values() for one in how)
+            self._chains(image, table, {}, {}, (*objects, *sets))
+            return
+        if not present:
+            self.rules.append(messages.new_table(_INET, table, image.flags, about))
+        made = tuple(self._missing(image, table))
+        if not image.stood:
+            self._made += made
+        there = {one.name: one for one in self._contents.chains if one.table == table}
+        rules = _rules_by_chain(self._contents, table)
+        # What others made may need chains, and be needed by rules.
+        self._chains(image, table, there, rules, made if image.stood else ())
         self._leftovers(image, table)
 
-    def _sets(self, image: _Image, table: str) -> None:
+    def _missing(self, image: _Image, table: str) -> Iterator[Message]:
+        """Yield what makes the objects and sets that are not there."""
+        objects = {
+            (kind, messages.name_in(body))
+            for kind, body in self._contents.others
+            if messages.read_table(body).name == table
+        }
+        for kind, body in image.others:
+            if (kind, messages.name_in(body)) not in objects:
+                yield messages.replayed(kind, body)
         there = {one.name: (one, body) for one, body in self._contents.sets if one.table == table}
-        made: list[Message] = []
         for name, how in image.sets.items():
             if name in there:
                 if _holds(there[name], how):
                     continue
                 # Nobody but a run that died leaves half a set.
-                made.append(messages.delete_set(_INET, table, name))
-            made += how
-        made += (messages.replayed(kind, body) for kind, body in self._missing(image, table))
-        self._made += made
+                yield messages.delete_set(_INET, table, name)
+            yield from how
 
-    def _missing(self, image: _Image, table: str) -> list[tuple[int, bytes]]:
-        there = {
-            (kind, messages.name_in(body))
-            for kind, body in self._contents.others
-            if messages.read_table(body).name == table
-        }
-        return [one for one in image.others if (one[0], messages.name_in(one[1])) not in there]
-
-    def _chains(self, image: _Image, table: str) -> None:
-        there = {one.name: one for one in self._contents.chains if one.table == table}
-        rules = _rules_by_chain(self._contents, table)
+    def _chains(
+        self,
+        image: _Image,
+        table: str,
+        there: dict[str, KernelChain],
+        rules: dict[str, list[tuple[bytes, bytes]]],
+        needed: tuple[Message, ...],
+    ) -> None:
+        """Add what exchanges chains and rules, and ``needed`` before the new rules."""
         gone = [name for name, one in there.items() if not _can_stay(one, image)]
         changed = [
             name
@@ -338,6 +387,7 @@ class _Exchange:
             if old is None or name in gone or old.hooked != hooked:
                 about = _About(image.name, hooked)
                 self.rules.append(messages.new_chain(_INET, table, name, hooked, about))
+        self.rules += needed
         for name in changed:
             for found, notes, line in image.rules.get(name, ()):
                 about = _About(image.name, line)
@@ -423,8 +473,12 @@ def _needs_of_part(table: str, part: object) -> list[tuple[str, str]]:
     return [_SOCKET] if part == _SOCKET else []
 
 
-def _refused(error: nfnetlink.RefusedError, where: str) -> ApplyError | TableChangedError:
+def _refused(
+    error: nfnetlink.RefusedError | nfnetlink.MovedError, where: str
+) -> ApplyError | TableChangedError:
     """Return the error with the line that the kernel stumbled over, and what that needs."""
+    if isinstance(error, nfnetlink.MovedError):
+        return TableChangedError()
     message = error.message
     about = message.about if message else None
     if isinstance(about, _About) and about.part is not None:

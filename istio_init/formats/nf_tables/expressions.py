@@ -361,6 +361,35 @@ def without_counts(expressions: bytes) -> bytes:
     return bytes(found)
 
 
+# Where expressions name a set: the numbers of its name's attribute, and its number's.
+_SET_NAMES = {"lookup": (1, 4), "dynset": (1, 2), "objref": (4, 5)}
+
+
+def with_set_numbers(expressions: bytes, numbers: dict[str, int]) -> bytes:
+    """Return expressions that find sets without a name by their numbers in a batch.
+
+    Raises:
+        ValueError: the bytes are no list of attributes.
+    """
+    found = []
+    for kind, value in attributes(expressions):
+        outer = dict(attributes(value))
+        place = _SET_NAMES.get(name_of(outer.get(_EXPR_NAME, b"")))
+        given = dict(attributes(outer.get(_EXPR_DATA, b""))) if place else {}
+        name = name_of(given.get(place[0], b"")) if place else ""
+        if place is not None and name in numbers:
+            given[place[0]] = packed_name(template_of(name))
+            given[place[1]] = be32(numbers[name])
+            outer[_EXPR_DATA] = b"".join(attribute(*one) for one in given.items())
+        found.append(attribute(kind, b"".join(attribute(*one) for one in outer.items())))
+    return b"".join(found)
+
+
+def template_of(name: str) -> str:
+    """Return what the kernel makes the name of a set without one of."""
+    return name.rstrip("0123456789") + "%d"
+
+
 class Reader:
     """Reads rules as statements; expressions that many rules have in common are read once."""
 

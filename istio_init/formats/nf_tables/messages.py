@@ -17,6 +17,7 @@ from istio_init.formats.netlink import (
     number,
     packed_name,
 )
+from istio_init.formats.nf_tables.expressions import template_of
 from istio_init.lean import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -422,8 +423,28 @@ def element(key: bytes, *, ends: bool = False, open_ended: bool = False) -> byte
 
 def replayed(kind: int, body: bytes) -> Message:
     """Return what makes an object again from the message that told of it."""
-    # A set has to have a number in its batch, which is not told.
-    return Message(kind, CREATE, body + attribute(10, be32(1)) if kind == NEW_SET else body)
+    return Message(kind, CREATE, body)
+
+
+_ONLY_READ = frozenset({14, 16, 19, 20})
+
+
+def set_again(found: KernelSet, elements: Iterable[bytes], number: int) -> Iterator[Message]:
+    """Yield what makes a set again, with what the kernel told of its elements.
+
+    A set without a name is found by ``number`` in the batch that makes it.
+    """
+    renamed = {_NAME: packed_name(template_of(found.name))} if found.flags & ANONYMOUS else {}
+    head = found.body[:_GENERIC_SIZE]
+    # Its handle, and what newer kernels tell of how they keep it, are not to be told.
+    told = {kind: value for kind, value in _given(found.body).items() if kind not in _ONLY_READ}
+    given = told | renamed | {10: be32(number)}
+    yield Message(NEW_SET, CREATE, head + b"".join(attribute(*one) for one in given.items()))
+    for body in elements:
+        if any(read_elements(body)):
+            held = _given(body) | renamed | {4: be32(number)}
+            parts = b"".join(attribute(*one) for one in held.items())
+            yield Message(NEW_ELEMENT, CREATE, head + parts)
 
 
 def deleted(kind: int, body: bytes) -> Message:
