@@ -1,9 +1,10 @@
-"""Assembles the image's file system: what istio-init needs at run time, and nothing else.
+"""Assembles an image's file system: what a program needs at run time, and nothing else.
 
-    python3 -B assemble.py PACKAGES IMAGE REVISION
+    python3 -B assemble.py init|webhook PACKAGES IMAGE REVISION
 
-PACKAGES is the folder in which istio_init and its libraries lie, IMAGE the one
-that is made, REVISION the commit of the sources. SOURCE_DATE_EPOCH gives the
+The program is the init container's or the webhook. PACKAGES is the folder in
+which istio_init and its libraries lie, IMAGE the one that is made, REVISION the
+commit of the sources. SOURCE_DATE_EPOCH gives the
 time of every file, in seconds. Files come from the system this runs on, with
 every shared library that they need; nothing here names an architecture. Of
 Python only the modules that istio-init can come to import are taken, each as
@@ -34,8 +35,10 @@ LIBRARIES = ("libip4tc.so.2", "libip6tc.so.2", "libxtables.so.12")
 # Whole, because other people's rules may use anything that iptables knows.
 EXTENSIONS = "xtables"
 NAMES = ("services", "protocols")
-# All of these are taken; of other libraries what they lead to.
+# Of the init container all of these are taken; of other libraries what they lead to.
 PACKAGES = ("istio_init", "iptc", "click")
+# The webhook's, which the init container has no use for, with files that are no modules.
+INJECTION = "istio_init/inject"
 PYTHON = f"python3.{sys.version_info.minor}"
 INTERPRETER = f"/usr/bin/{PYTHON}"
 HERE = Path(__file__).parent
@@ -84,6 +87,10 @@ class Image:
         """Take programs or shared objects, and what the loader loads with them."""
         for path in paths:
             self.take(path)
+        self.take_libraries(*paths)
+
+    def take_libraries(self, *paths: Path) -> None:
+        """Take what the loader loads with programs or shared objects, and not these themselves."""
         for line in lines_of("ldd", *map(str, paths)):
             if "not found" in line:
                 raise FileNotFoundError(line.strip())
@@ -113,33 +120,41 @@ class Image:
             place.symlink_to(target)
 
 
-def modules(packages: Path) -> dict[str, Path]:
+def modules(program: str, packages: Path) -> dict[str, Path]:
     """Return the modules of the image, by the path below the library's folder."""
     # By an interpreter that has not imported what this script needs.
     bare = (sys.executable, "-I", "-S", "-B")
+    is_init = program == "init"
+    folders = [UNUSED, packages] if is_init else [packages]
     found: dict[str, Path] = {}
-    for line in lines_of(*bare, str(HERE / "imports.py"), str(UNUSED), str(packages)):
+    for line in lines_of(*bare, str(HERE / "imports.py"), program, *map(str, folders)):
         path = Path(line)
-        for base in (UNUSED, packages, STANDARD):
+        for base in (*folders, STANDARD):
             if path.is_relative_to(base):
                 found[str(path.relative_to(base))] = path
                 break
-    for package in PACKAGES:
-        for path in (packages / package).rglob("*.py"):
-            if not path.name.startswith("_win"):
+    if is_init:
+        for package in PACKAGES:
+            for path in (packages / package).rglob("*.py"):
+                name = str(path.relative_to(packages))
+                if not path.name.startswith("_win") and not name.startswith(INJECTION):
+                    found[name] = path
+        for path in packages.glob("libxtwrapper.*"):
+            found[path.name] = path
+    else:
+        for path in (packages / INJECTION).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
                 found[str(path.relative_to(packages))] = path
-    for path in packages.glob("libxtwrapper.*"):
-        found[path.name] = path
     # The file by which the interpreter knows its library's folder.
     found["os.py"] = STANDARD / "os.py"
     return found
 
 
-def take_python(image: Image, packages: Path) -> None:
+def take_python(image: Image, program: str, packages: Path) -> None:
     """Take the interpreter, the modules, and what says whose the modules are."""
     image.take_with_libraries(Path(INTERPRETER))
     library = f"/usr/lib/{PYTHON}"
-    for name, path in sorted(modules(packages).items()):
+    for name, path in sorted(modules(program, packages).items()):
         place = image.root / library[1:] / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".py":
@@ -157,6 +172,8 @@ def take_python(image: Image, packages: Path) -> None:
             image.take_with_libraries(path)
         else:
             shutil.copyfile(path, place)
+            if path.suffix == ".so":
+                image.take_libraries(path)
     (image.root / library[1:] / "lib-dynload").mkdir(exist_ok=True)
     for information in packages.glob("*.dist-info"):
         for path in information.rglob("*"):
@@ -231,14 +248,20 @@ def settle(root: Path, moment: int) -> None:
 
 def main() -> None:
     """Assemble the image's file system."""
-    packages, root, revision = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    program, packages, root, revision = (
+        sys.argv[1],
+        Path(sys.argv[2]),
+        Path(sys.argv[3]),
+        sys.argv[4],
+    )
     moment = int(os.environ["SOURCE_DATE_EPOCH"])
     root.mkdir()
     image = Image(root)
     for name in MOUNT_POINTS:
         (root / name).mkdir(parents=True, exist_ok=True)
-    take_python(image, packages)
-    take_netfilter(image)
+    take_python(image, program, packages)
+    if program == "init":
+        take_netfilter(image)
     take_names(image)
     take_program(image, packages / "istio_init/istio-init")
     image.write("/usr/share/doc/istio-init/LICENSE", (HERE / "LICENSE").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""Lists the files of all modules that istio-init can come to import, a line each.
+"""Lists the files of all modules that a program can come to import, a line each.
 
-    python3 -I -S -B imports.py FOLDER... PACKAGES
+    python3 -I -S -B imports.py init|webhook FOLDER... PACKAGES
 
 Modules are looked for in the folders, from the first to the last, before the
 standard library; istio_init is in PACKAGES. Imports inside functions count too,
@@ -10,37 +10,67 @@ is called, on somebody's node.
 
 import sys
 
-# Tried by the standard library, which does without; the first is OpenSSL's.
-UNWANTED = ("_hashlib", "bz2", "lzma")
 # Imported by the name of a codec, which no import statement says.
 CODECS = ("encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_8")
-# Imported by functions that are for those who develop, test or build, for other
-# systems, or for protocols that istio-init does not speak.
-NEVER_CALLED = frozenset(
-    {
-        *("antigravity", "curses", "distutils", "doctest", "ftplib", "http", "idlelib", "lib2to3"),
-        *("multiprocessing", "pdb", "pydoc", "readline", "smtplib", "test", "tkinter", "unittest"),
-        *("urllib", "webbrowser", "xmlrpc", "_pydecimal", "_testcapi", "_testinternalcapi"),
-    }
+# Imported by functions that are for those who develop, test or build, or for other systems.
+NEVER_CALLED = (
+    *("antigravity", "curses", "distutils", "doctest", "ftplib", "idlelib", "lib2to3", "pdb"),
+    *("pydoc", "readline", "smtplib", "test", "tkinter", "unittest", "webbrowser"),
+    *("_pydecimal", "_testcapi", "_testinternalcapi", "click._winconsole"),
 )
-# A library of which only what is imported at once is taken: it is large, and
-# there for entering namespaces.
-AT_ONCE_ALONE = "/pyroute2/"
+# What belongs to the other program, modules below it included.
+INJECTION = "istio_init.inject"
+# The init container speaks none of these protocols, and starts no threads.
+NEVER_CALLED_BY_INIT = (*NEVER_CALLED, "http", "multiprocessing", "urllib", "xmlrpc", INJECTION)
+# Tried by the standard library, which does without; the first is OpenSSL's.
+UNWANTED_BY_INIT = ("_hashlib", "bz2", "lzma")
+# The webhook's libraries import these by names that they put together.
+NAMED_BY_WEBHOOK = (
+    "anyio._backends._asyncio",
+    "multiprocessing.forkserver",
+    "multiprocessing.resource_tracker",
+    "uvicorn.lifespan.off",
+    "uvicorn.loops.asyncio",
+)
+# Libraries that have other ways of doing what they do here, for those who install more.
+NEVER_CALLED_BY_WEBHOOK = (
+    *NEVER_CALLED,
+    *("h2", "iptc", "pygments", "rich", "trio", "uvloop", "watchfiles", "websockets", "wsproto"),
+)
 
 
-def statements(path: str) -> list[str]:
+def is_below(name: str, names: tuple[str, ...]) -> bool:
+    """Say whether a module is one of those named, or in such a package."""
+    return any(name == one or name.startswith(f"{one}.") for one in names)
+
+
+def statements(path: str, never_called: tuple[str, ...]) -> list[str]:
     """Return what a module imports, on being imported or later."""
     with open(path, encoding="utf-8") as source:
         tree = ast.parse(source.read())
+    package = package_of(path)
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: package.count(".") + 2 - node.level]
+                base = ".".join([*parents, *([base] if base else [])])
             # What is imported from a package may be a module of it.
-            found.append(node.module)
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return [name for name in found if name.partition(".")[0] not in NEVER_CALLED]
+            found.append(base)
+            found += [f"{base}.{alias.name}" for alias in node.names]
+    return [name for name in found if name and not is_below(name, never_called)]
+
+
+def package_of(path: str) -> str:
+    """Return the package that a module's relative imports start from."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) == path:
+            is_package = hasattr(module, "__path__")
+            return name if is_package else name.rpartition(".")[0]
+    return ""
 
 
 def loaded() -> list[str]:
@@ -49,29 +79,45 @@ def loaded() -> list[str]:
     return [file for file in files if file and file != __file__]
 
 
+def own_files(packages: str, never_called: tuple[str, ...]) -> list[str]:
+    """Return the files of istio_init that belong to the program."""
+    found = []
+    for file in glob.glob(f"{packages}/istio_init/**/*.py", recursive=True):
+        name = file.removeprefix(f"{packages}/").removesuffix(".py").replace("/", ".")
+        if not is_below(name.removesuffix(".__init__"), never_called):
+            found.append(file)
+    return sorted(found)
+
+
 if __name__ == "__main__":
-    sys.path[:0] = sys.argv[1:]
-    sys.modules.update(dict.fromkeys(UNWANTED))  # type: ignore[arg-type]
+    program, folders = sys.argv[1], sys.argv[2:]
+    sys.path[:0] = folders
+    is_init = program == "init"
+    never = NEVER_CALLED_BY_INIT if is_init else NEVER_CALLED_BY_WEBHOOK
+    if is_init:
+        sys.modules.update(dict.fromkeys(UNWANTED_BY_INIT))  # type: ignore[arg-type]
     # After what may not be imported has been said.
     import ast
     import contextlib
     import glob
     import importlib
 
-    from istio_init.kernel import libiptc
-    from istio_init.rules.ranges import FAMILIES
+    if is_init:
+        from istio_init.kernel import libiptc
+        from istio_init.rules.ranges import FAMILIES
 
-    for family in FAMILIES:
-        libiptc.load(family)
-    for codec in CODECS:
+        for family in FAMILIES:
+            libiptc.load(family)
+    for codec in CODECS if is_init else (*CODECS, *NAMED_BY_WEBHOOK):
         importlib.import_module(codec)
-    own = sorted(glob.glob(f"{sys.argv[-1]}/istio_init/**/*.py", recursive=True))
+    own = own_files(folders[-1], never)
     read: set[str] = set()
     while waiting := sorted({*own, *loaded()} - read):
         for file in waiting:
             read.add(file)
-            if file.endswith(".py") and AT_ONCE_ALONE not in file:
-                for name in statements(file):
-                    with contextlib.suppress(ImportError):
+            if file.endswith(".py"):
+                for name in statements(file, never):
+                    # What is for other systems and versions fails, in all sorts of ways.
+                    with contextlib.suppress(Exception):
                         importlib.import_module(name)
     sys.stdout.writelines(f"{file}\n" for file in sorted(loaded()))

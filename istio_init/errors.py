@@ -73,16 +73,23 @@ class Problem(Record):
 
     ``flag`` names where it came from as the user would write it (``-b
     --istio-inbound-ports``, ``env ISTIO_INBOUND_PORTS``), ``annotation`` the pod
-    annotation that feeds it, or ``""``.
+    annotation that feeds it, or ``""``. A value that is refused for another reason
+    than its form has that ``reason``, and ``expected`` is empty.
     """
 
     flag: str
     value: str
     expected: str
     annotation: str = ""
+    reason: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason of the refusal, in words."""
+        return self.reason or f"expected {self.expected}"
 
     def __str__(self) -> str:
-        line = f"{self.flag}: {self.value!r}: expected {self.expected}"
+        line = f"{self.flag}: {self.value!r}: {self.why}"
         if self.annotation:
             line += f" (pod annotation {self.annotation})"
         return line

@@ -38,6 +38,12 @@ else:
                 namespace[field] = property(itemgetter(position))
             cls = super().__new__(mcs, name, bases, namespace)
             cls._defaults = defaults
+            # Those of the fields behind the last one without a default.
+            cls._trailing = ()
+            for field in reversed(fields):
+                if field not in defaults:
+                    break
+                cls._trailing = (defaults[field], *cls._trailing)
             return cls
 
     class Record(tuple, metaclass=_RecordType):  # noqa: SLOT001 - the metaclass adds them
@@ -45,7 +51,10 @@ else:
 
         def __new__(cls, *values, **named):
             fields = cls.__match_args__
-            if named or len(values) != len(fields):
+            absent = len(fields) - len(values)
+            if not named and 0 < absent <= len(cls._trailing):
+                return tuple.__new__(cls, (cls, *values, *cls._trailing[-absent:]))
+            if named or absent:
                 given = dict(zip(fields, values, strict=False))
                 if len(values) > len(fields) or given.keys() & named or named.keys() - set(fields):
                     raise TypeError(f"{cls.__name__}: fields are {', '.join(fields)}")
@@ -58,9 +67,13 @@ else:
 
         def replace(self, **changes):
             """Return a copy with the named fields changed."""
-            return type(self)(
-                **{**dict(zip(self.__match_args__, self[1:], strict=True)), **changes}
-            )
+            cls, *values = self
+            for position, field in enumerate(cls.__match_args__):
+                if field in changes:
+                    values[position] = changes.pop(field)
+            if changes:
+                raise TypeError(f"{cls.__name__}: has no {', '.join(changes)}")
+            return tuple.__new__(cls, (cls, *values))
 
         def __repr__(self):
             named = zip(self.__match_args__, self[1:], strict=True)

@@ -7,9 +7,27 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from istio_init.config.options import OPTIONS
+from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30
+from istio_init.config.options import ANNOTATIONS, OPTIONS
+from istio_init.diagnose.effects import consequence
+from istio_init.formats.iptables import rule_words
+from istio_init.rules.model import BUILTIN_CHAINS, LAYOUT, TABLES, Rule
+from tests.plans import plan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from istio_init.rules.model import Chain
+    from istio_init.rules.ranges import Family
+from istio_init.inject import webhooks
+from istio_init.inject.annotations import markdown_table
+from istio_init.inject.gates import reasons_table
+from istio_init.inject.generation import NEW, OLD, Generation
+from istio_init.inject.status_table import markdown, status_table
 
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"
@@ -68,8 +86,131 @@ def cost_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+# Calls that together have every rule of a layout. What one of them has and those
+# before it had not is put where it belongs among their rules.
+_IDS = ("-u", "1337", "-g", "1337", "-x", "10.9.0.0/16")
+_OTHERS = ("--ipv6", "-c", "eth1", "-k", "vm0", "-q", "25", "-o", "3306", "--drop-invalid")
+_ALL = ("-i", "*", "-b", "*", "-d", "15090")
+_LISTED = ("-i", "10.0.0.0/8", "-b", "8080")
+_DNS = ("--redirect-dns", "--dns-servers", "10.96.0.10")
+_TPROXY = ("-m", "TPROXY")
+RULE_CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
+    LAYOUT_1_0: (
+        (*_IDS, *_ALL),
+        (*_IDS, *_LISTED),
+        (*_IDS, *_ALL, *_TPROXY),
+        (*_IDS, *_LISTED, *_TPROXY),
+    ),
+    LAYOUT_1_30: (
+        (*_IDS, *_OTHERS, *_ALL, *_DNS),
+        (*_IDS, *_OTHERS, *_LISTED),
+        (*_IDS, *_DNS, "--outbound-owner-groups-exclude", "2000"),
+        (*_IDS, *_DNS, "--outbound-owner-groups", "2000,2001"),
+        (*_IDS, *_OTHERS, *_ALL, *_TPROXY),
+        (*_IDS, *_OTHERS, *_LISTED, *_TPROXY),
+    ),
+}
+
+
+class RuleRow(NamedTuple):
+    """A row of the table of rules; in its chain there is one for each reason."""
+
+    rule: str
+    flags: tuple[str, ...]
+    why: str
+    without: str
+    source: str
+
+
+def rule_rows(layout: str) -> dict[tuple[str, str], list[RuleRow]]:
+    """Return the rows of each chain of a layout, by the names of table and chain, in order."""
+    rows: dict[tuple[str, str], list[RuleRow]] = {}
+    for call in RULE_CALLS[layout]:
+        for ruleset in plan_of(*call, "--layout", layout).rulesets:
+            for table in ruleset.tables:
+                for chain in table.chains:
+                    if chain.rules:
+                        known = rows.setdefault((table.name, chain.name), [])
+                        _merge(known, _rows_of(chain, ruleset.family))
+    return dict(sorted(rows.items(), key=lambda one: _place(*one[0])))
+
+
+def _place(table: str, chain: str) -> tuple[int, int, str]:
+    """Return by what a chain is sorted: the order in which packets meet tables and hooks."""
+    hooks = BUILTIN_CHAINS[table]
+    return TABLES.index(table), hooks.index(chain) if chain in hooks else len(hooks), chain
+
+
+def _rows_of(chain: Chain, family: Family) -> Iterator[RuleRow]:
+    for rule in chain.rules:
+        assert isinstance(rule, Rule)
+        reason = rule.reason
+        spelled = " ".join(rule_words(rule, family))
+        without = consequence(rule, chain.name)
+        yield RuleRow(spelled, (reason.flag,), reason.text, without, reason.source)
+
+
+def _merge(rows: list[RuleRow], added: Iterable[RuleRow]) -> None:
+    """Take the rows of one plan in, each new one above the known one that follows it."""
+    waiting: list[RuleRow] = []
+    for row in added:
+        reasons = [one.why for one in rows]
+        if row.why in reasons:
+            position = reasons.index(row.why)
+            flags = tuple(dict.fromkeys((*rows[position].flags, *row.flags)))
+            rows[position] = rows[position]._replace(flags=flags)
+            rows[position:position] = waiting
+            waiting.clear()
+        elif row.why not in [one.why for one in waiting]:
+            waiting.append(row)
+    rows += waiting
+
+
+def rule_table(layout: str) -> str:
+    """Return the rules of a layout with their reasons, a table in Markdown for each chain."""
+    lines: list[str] = []
+    for (table, chain), rows in rule_rows(layout).items():
+        lines += [
+            f"### {table} {chain} of layout {layout}",
+            "",
+            "| rule | put there by | why it has to be there | without it |",
+            "|---|---|---|---|",
+        ]
+        for row in rows:
+            flags = "<br>".join(_flag_cell(flag, layout) for flag in row.flags)
+            lines.append(f"| `{row.rule}` | {flags} | {row.why} | {row.without} |")
+        sources = dict.fromkeys(row.source for row in rows)
+        # What both layouts have names the sources of both.
+        apart = [one for one in sources if not any(one in more for more in sources if more != one)]
+        lines += ["", f"Source: {'; '.join(apart)}.", ""]
+    return "\n".join(lines)
+
+
+def _flag_cell(flag: str, layout: str) -> str:
+    if flag == LAYOUT:
+        return f"every plan of layout {layout}"
+    (long,) = [f"--{one.name}" for one in OPTIONS if f"-{one.short}" == flag] or [flag]
+    cell = f"`{flag}`" if long == flag else f"`{flag}` `{long}`"
+    annotation = ANNOTATIONS.get(flag)
+    return f"{cell}, annotation `{annotation}`" if annotation else cell
+
+
+def injected(release: Generation) -> str:
+    """Return the injection status table of a release, in an installation without settings."""
+    return markdown(status_table(release, webhooks.installation(release)))
+
+
 # A page, the mark in it, and what stands between the mark and its end.
-_TABLES = (("flags.md", "flags", flag_table), ("cost.md", "costs", cost_table))
+_TABLES = (
+    ("flags.md", "flags", flag_table),
+    ("rules.md", "rules of 1.0", partial(rule_table, LAYOUT_1_0)),
+    ("rules.md", "rules of 1.30", partial(rule_table, LAYOUT_1_30)),
+    ("cost.md", "costs", cost_table),
+    ("injection.md", "annotations", markdown_table),
+    ("injection.md", "reasons", reasons_table),
+    ("injection.md", "status 1.0", lambda: injected(OLD)),
+    ("injection.md", "status 1.30", lambda: injected(NEW)),
+)
 
 
 def pages() -> tuple[Path, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from istio_init import planner
-from istio_init.cli import fast_arguments
+from istio_init.config import fast_arguments
 from istio_init.config.model import Facts
 from istio_init.config.resolve import resolve
 from istio_init.kernel.host import HostFiles

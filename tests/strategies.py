@@ -251,7 +251,7 @@ def rules(
 
     def of(protocol: Protocol | None) -> SearchStrategy[Rule]:
         return st.builds(
-            lambda header, more, target: rule(*header, *more, then=target),
+            lambda header, more, target: rule(*header, *more, target=target),
             headers(family, protocol),
             st.lists(extensions(protocol), max_size=4).filter(_unmixed),
             targets(protocol, chains, table),

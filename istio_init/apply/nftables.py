@@ -501,7 +501,7 @@ def _refused_part(error: nfnetlink.RefusedError, about: _About) -> ApplyError:
     part, table = about.part, about.table
     text, flag = "", ""
     if isinstance(part, Line):
-        text, flag = next(nft_script.rule_lines(part)), part.group.flag
+        text, flag = next(nft_script.rule_lines(part)), part.group.reason.flag
     elif isinstance(part, messages.Hooked):
         text = nft_script.hook_line(part)
     elif part == _SOCKET:

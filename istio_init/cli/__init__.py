@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from istio_init.cli import fast_arguments
+from istio_init.config import fast_arguments
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ def program() -> NoReturn:
         # Missing where the process was started without it.
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif getattr(sys, name).errors == "strict":
+            # A name in a rule may hold what the locale cannot write.
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         code = main()
     except SystemExit as end:

@@ -153,7 +153,7 @@ def _clean(resolved: Resolved, progress: prepare.Progress) -> None:
     progress.result = converge.clean(hints, resolved.run, log)
     outcome = progress.result.outcome
     if not outcome.changed:
-        log.info("clean: nothing of ours was found")
+        log.info("clean: there is nothing of ours to remove")
         return
     tables = ", ".join(f"{family} {table}" for family, table in outcome.tables)
     done = "would remove" if resolved.run.dry_run else "removed"

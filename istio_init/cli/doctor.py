@@ -26,7 +26,7 @@ _USUAL = {"istio-inbound-ports": "*", "istio-service-cidr": "*"}
 
 
 def examine(call: str, flags: dict[str, str], *, form: str) -> int:
-    """Look, print what was found, and return 1 where there is a problem, else 0.
+    """Check this host, print the checks, and return 1 where there is a problem, else 0.
 
     Raises:
         ConfigError: bad values.

@@ -1,4 +1,9 @@
-"""The command ``explain``: one packet through the rules of a plan, or of the kernel."""
+"""The command ``explain``: one packet through the rules of a plan, or of the kernel.
+
+``istio_init/diagnose/text.py`` describes what ``--format json`` prints. Where nothing
+could be explained, the object has ``version``, ``code``, a ``verdict`` of null, and
+``error`` as ``istio_init/cli/result.py`` describes it.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +22,21 @@ from istio_init.diagnose.trace import Routes, Rules
 from istio_init.errors import IstioInitError, Problem
 from istio_init.kernel import host
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.log import Log
 from istio_init.rules.ranges import IPV6, Network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.cli.packet import Asked, Direction
+    from istio_init.cli.packet import Direction, PacketQuery
     from istio_init.config.resolve import Resolved
+    from istio_init.log import Log
 
 
-class _Found(Record):
-    """The rules that a packet meets, how it is routed, and what has to be said of them.
+FORMATS = ("text", "json")
+
+
+class _Subject(Record):
+    """The rules that a packet meets, how it is routed, and notes on both.
 
     ``layout`` is that of a plan, ``""`` for live rules.
     """
@@ -46,47 +54,46 @@ def run(
     texts: Mapping[str, str],
     flags: dict[str, str],
     *,
+    form: str,
     live: bool,
 ) -> int:
     """Explain a packet; return the exit code.
 
     ``texts`` are the flags of the packet, ``flags`` those of apply, both by their
-    long names. ``command`` is the way in whose layout is the default.
+    long names. ``command`` is the one whose layout is the default.
+
+    Raises:
+        ConfigError: bad values.
+        ApplyError, UnsupportedError: what decides cannot be read.
     """
-    log = Log()
-    try:
-        form = flags.pop("format", packet.FORMATS[0])
-        asked, problems = packet.read(direction, texts, host.HostFiles())
-        if form not in packet.FORMATS:
-            problems += (Problem("--format", form, " or ".join(packet.FORMATS)),)
-        resolved = prepare.resolve_call(command, flags, problems)
-        log = prepare.open_log(resolved)
-        if live:
-            found = _live(resolved, asked, said=asks_for_rules(flags, os.environ))
-        else:
-            found = _planned(resolved, asked, log)
-        _write(found, as_json=form == "json")
-    except IstioInitError as error:
-        log.error(*error.lines)
-        return error.exit_code
+    query, problems = packet.read(direction, texts, host.HostFiles())
+    if form not in FORMATS:
+        problems += (Problem("--format", form, " or ".join(FORMATS)),)
+    resolved = prepare.resolve_call(command, flags, problems)
+    log = prepare.open_log(resolved)
+    if live:
+        subject = _live(resolved, query, explicit=asks_for_rules(flags, os.environ))
+    else:
+        subject = _planned(resolved, query, log)
+    _write(subject, as_json=form == "json")
     return 0
 
 
-def _planned(resolved: Resolved, asked: Asked, log: Log) -> _Found:
+def _planned(resolved: Resolved, query: PacketQuery, log: Log) -> _Subject:
     config = resolved.config
     prepare.enter_for_addresses(resolved)
     plan = prepare.make_plan(config, log)
-    family = asked.packet.family
+    family = query.packet.family
     rules = Rules(plan.ruleset(family))
     notes: tuple[str, ...] = ()
     if family == IPV6 and not rules.ruleset.tables and config.layout == LAYOUT_1_30:
         notes = ("IPv6 is left alone in this plan; --ipv6 captures it",)
     marked = tuple(route for route in plan.routes if route.family == family)
-    sent = asked.packet
-    if not asked.via and sent.oif and any(route.mark == sent.mark for route in marked):
+    sent = query.packet
+    if not query.via and sent.oif and any(route.mark == sent.mark for route in marked):
         sent = sent.replace(oif=LO)
     routes = Routes(marked, _away(sent))
-    return _Found((rules,), sent, routes, config.layout, notes)
+    return _Subject((rules,), sent, routes, config.layout, notes)
 
 
 def _away(sent: Packet) -> str | None:
@@ -94,22 +101,26 @@ def _away(sent: Packet) -> str | None:
     return sent.oif if sent.oif not in ("", LO) else USUAL_INTERFACE
 
 
-def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
-    """Return the live rules with the reasons of the flags, ``said`` or recognised in them."""
+def _live(resolved: Resolved, query: PacketQuery, *, explicit: bool) -> _Subject:
+    """Return the live rules, with the reasons of the planned rules that equal them.
+
+    The plan is that of the flags where they are ``explicit``, else that of the config
+    that is inferred from the live rules.
+    """
     from istio_init.apply import routes
     from istio_init.kernel import rtnetlink
     from istio_init.operate import live
     from istio_init.rules import ownership
 
     prepare.enter_namespace(resolved.run)
-    sent = asked.packet
-    found = live.read(sent.family)
-    marks = ownership.traces(tuple(one.ruleset for one in found.rules)).marks
+    sent = query.packet
+    view = live.read(sent.family)
+    marks = ownership.traces(tuple(one.ruleset for one in view.rules)).marks
     marked = tuple(route for route in routes.led_locally(marks) if route.family == sent.family)
-    notes = found.notes
+    notes = view.notes
     local = True
     away = _away(sent)
-    if sent.destination is not None and not (asked.via and sent.oif):
+    if sent.destination is not None and not (query.via and sent.oif):
         to = Network(sent.family, sent.destination, len(sent.destination) * 8)
         try:
             way = rtnetlink.way_to(to, sent.mark or 0, sent.uid)
@@ -123,15 +134,15 @@ def _live(resolved: Resolved, asked: Asked, *, said: bool) -> _Found:
             else:
                 local, away = way.local, interface
     # What stands there and would be planned too is there for the reason it would be planned.
-    plan = prepare.make_plan((resolved if said else _recognised(resolved)).config)
-    rules = tuple(trace.explained(one, plan) for one in found.rules)
+    plan = prepare.make_plan((resolved if explicit else _inferred(resolved)).config)
+    rules = tuple(trace.explained(one, plan) for one in view.rules)
     if not rules:
         notes += ("there are no rules in this namespace",)
-    return _Found(rules, sent, Routes(marked, away, local=local), "", notes)
+    return _Subject(rules, sent, Routes(marked, away, local=local), "", notes)
 
 
-def _recognised(resolved: Resolved) -> Resolved:
-    """Return what the live rules look as if it had been asked for."""
+def _inferred(resolved: Resolved) -> Resolved:
+    """Return the settings with the config that is inferred from the live rules, if any is."""
     from istio_init.operate import audit
 
     try:
@@ -143,11 +154,11 @@ def _recognised(resolved: Resolved) -> Resolved:
     return resolved.replace(config=config) if config else resolved
 
 
-def _write(found: _Found, *, as_json: bool) -> None:
-    way = trace.trace(found.rules, found.packet, found.routes)
+def _write(subject: _Subject, *, as_json: bool) -> None:
+    way = trace.trace(subject.rules, subject.packet, subject.routes)
     if as_json:
-        document = text.document(way, ANNOTATIONS, layout=found.layout, notes=found.notes)
+        document = text.document(way, ANNOTATIONS, layout=subject.layout, notes=subject.notes)
         sys.stdout.write(document)
         sys.stdout.flush()
     else:
-        terminal.write(text.lines(way, ANNOTATIONS, layout=found.layout, notes=found.notes))
+        terminal.write(text.lines(way, ANNOTATIONS, layout=subject.layout, notes=subject.notes))

@@ -49,6 +49,7 @@ def audit_all(command: str, flags: dict[str, str], *, form: str, output: str) ->
     )
     run = audit.settings(command, flags, problems)
     pods = netns.of_pods()
+    count = netns.count_of_pods()
     if not netns.sees_whole_node():
         Log(run.log_level, as_json=run.log_json).warn(
             f"{_NARROW}; a container needs hostPID: true to see every pod of its node"
@@ -58,7 +59,7 @@ def audit_all(command: str, flags: dict[str, str], *, form: str, output: str) ->
         rows = _counted(
             fleet.rows(lambda: audit.audit_here(command, flags, run), pods),
             totals,
-            len(pods),
+            count,
             shown=_shows_progress(stream),
         )
         match form:
@@ -81,10 +82,12 @@ def _written_to(output: str) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     folder, name = os.path.split(output)
-    # No name that node_exporter's collector would read: it ends otherwise.
-    unfinished = os.path.join(folder, f".{name}.{os.getpid()}.unfinished")
+    # No name that node_exporter's collector would read (it ends otherwise), and none that
+    # somebody else can have put there before.
+    unfinished = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.unfinished")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        handle = os.open(unfinished, flags, 0o644)
         with open(handle, "w", encoding="utf-8") as stream:
             yield stream
         os.replace(unfinished, output)

@@ -1,4 +1,4 @@
-"""The packet that ``explain`` is asked about, read from its flags."""
+"""The packet that ``explain`` follows, read from its flags."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ INBOUND: Direction = "inbound"
 DIRECTIONS: tuple[Direction, ...] = (OUTBOUND, INBOUND)
 
 GROUP = "The packet"
-FORMATS = ("text", "json")
 USUAL_INTERFACE = "eth0"
 
 _STATES: tuple[State, ...] = ("NEW", "ESTABLISHED", "RELATED", "INVALID")
@@ -97,7 +96,7 @@ FLAGS: dict[Direction, tuple[Option, ...]] = {
 }
 
 
-class Asked(Record):
+class PacketQuery(Record):
     """The packet; ``via`` tells whether its interface was given."""
 
     packet: Packet
@@ -137,28 +136,28 @@ class _Texts:
 
 def read(
     direction: Direction, texts: Mapping[str, str], host: Host
-) -> tuple[Asked, tuple[Problem, ...]]:
+) -> tuple[PacketQuery, tuple[Problem, ...]]:
     """Return the packet that the flags describe, and everything that is wrong with them."""
-    found = _Texts(texts)
-    to = found.value("to", _end, _Ends())
-    source = found.value("from", _end, _Ends())
-    family = _family(found, direction, to, source)
-    protocol = _protocol(found, family)
-    port = found.value("to-port", values.port, to.port)
-    if to.port is not None and found.given("to-port"):
-        found.refuse("to-port", "no second port beside that of --to")
+    entries = _Texts(texts)
+    to = entries.value("to", _end, _Ends())
+    source = entries.value("from", _end, _Ends())
+    family = _family(entries, direction, to, source)
+    protocol = _protocol(entries, family)
+    port = entries.value("to-port", values.port, to.port)
+    if to.port is not None and entries.given("to-port"):
+        entries.refuse("to-port", "no second port beside that of --to")
     for name, end in (("to", port), ("from", source.port)):
         if end is not None and protocol not in _WITH_PORTS:
-            asked = "to-port" if name == "to" and found.given("to-port") else name
-            found.refuse(asked, f"no port: {protocol} has none")
-    uid = found.value("uid", _single(host.uid, "passwd"), None)
-    gid = found.value("gid", _single(host.gid, "group"), uid)
-    mark = found.value("mark", _mark, 0)
-    state = found.value("state", _state, _STATES[0])
-    via = found.value("via", _interface, None)
+            flag = "to-port" if name == "to" and entries.given("to-port") else name
+            entries.refuse(flag, f"no port: {protocol} has none")
+    uid = entries.value("uid", _single(host.uid, "passwd"), None)
+    gid = entries.value("gid", _single(host.gid, "group"), uid)
+    mark = entries.value("mark", _mark, 0)
+    state = entries.value("state", _state, _STATES[0])
+    via = entries.value("via", _interface, None)
     outbound = direction == OUTBOUND
     if not outbound and via == LO:
-        found.refuse(
+        entries.refuse(
             "via", "another interface: what comes in by lo was sent here, explain outbound"
         )
     destination = to.host.packed if to.host else None
@@ -177,30 +176,30 @@ def read(
         uid=uid,
         gid=gid,
         mark=mark,
-        connmark=found.value("connmark", _mark, 0),
+        connmark=entries.value("connmark", _mark, 0),
         state=state,
         # A connection that exists has its socket.
         socket=True if state == "ESTABLISHED" else None,
     )
-    return Asked(packet, via is not None), tuple(found.problems)
+    return PacketQuery(packet, via is not None), tuple(entries.problems)
 
 
-def _family(found: _Texts, direction: Direction, to: _Ends, source: _Ends) -> Family:
+def _family(entries: _Texts, direction: Direction, to: _Ends, source: _Ends) -> Family:
     needed = "to" if direction == OUTBOUND else "from"
-    if not found.given(needed):
-        found.refuse(needed, "an address; it has to be given")
+    if not entries.given(needed):
+        entries.refuse(needed, "an address; it has to be given")
     if to.host and source.host and to.host.family != source.host.family:
-        found.refuse("from", f"an address of the same family as --to, {to.host.family}")
+        entries.refuse("from", f"an address of the same family as --to, {to.host.family}")
     host = to.host or source.host
     return host.family if host else IPV4
 
 
-def _protocol(found: _Texts, family: Family) -> str:
-    if found.value("udp", values.boolean, default=False):
-        if found.given("proto"):
-            found.refuse("proto", "no second protocol beside --udp")
+def _protocol(entries: _Texts, family: Family) -> str:
+    if entries.value("udp", values.boolean, default=False):
+        if entries.given("proto"):
+            entries.refuse("proto", "no second protocol beside --udp")
         return "udp"
-    protocol = found.value("proto", _known_protocol, "tcp")
+    protocol = entries.value("proto", _known_protocol, "tcp")
     return _ICMP[family] if protocol == "icmp" else protocol
 
 
@@ -214,12 +213,12 @@ def _known_protocol(text: str) -> str:
 def _end(text: str) -> _Ends:
     host, number = _split(text)
     try:
-        found = _Ends(values.address(host), None if number is None else values.port(number))
+        end = _Ends(values.address(host), None if number is None else values.port(number))
     except ValueError:
         raise ValueError(
             f"an address such as 10.1.2.3:443 or [fd00::1]:443, not {text!r}"
         ) from None
-    return found
+    return end
 
 
 def _split(text: str) -> tuple[str, str | None]:

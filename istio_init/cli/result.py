@@ -22,7 +22,9 @@ With ``--format json`` a run that writes prints one object, version 1:
 ..., "table": ..., "rule": ..., "flag": ..., "remedy": ..., "rolled_back": null, "problems":
 []}``: strings are empty where they do not apply, ``rolled_back`` is null when nothing had
 been changed. ``problems`` are the bad values of exit code 2, each ``{"flag", "value",
-"expected", "annotation"}``. Keys are added within a version; none changes its meaning or
+"expected", "annotation", "reason"}``; ``expected`` is the form of a good value, empty where
+the value has a good form and is refused for another reason; ``reason`` says why in either
+case. Keys are added within a version; none changes its meaning or
 goes away.
 """
 
@@ -137,13 +139,13 @@ def document(
     }
 
 
-def print_error(failure: IstioInitError) -> None:
-    """Print why something could not be looked at, in place of what was to be seen."""
+def print_error(failure: IstioInitError, verdict: str | None) -> None:
+    """Print why a command that looks could not look, in place of what it would have shown."""
     import json
 
     document = {
         "version": VERSION,
-        "verdict": "error",
+        "verdict": verdict,
         "code": failure.exit_code,
         "error": _error(failure),
     }
@@ -165,5 +167,7 @@ def _error(failure: IstioInitError) -> dict[str, Any]:
         "flag": location.flag or (problems[0].flag if problems else ""),
         "remedy": failure.remedy,
         "rolled_back": failure.rolled_back if isinstance(failure, ApplyError) else None,
-        "problems": [{name: getattr(one, name) for name in fields} for one in problems],
+        "problems": [
+            {**{name: getattr(one, name) for name in fields}, "reason": one.why} for one in problems
+        ],
     }

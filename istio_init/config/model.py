@@ -13,6 +13,9 @@ from istio_init.rules.names import (
     DEFAULT_MARK,
     DEFAULT_PROXY_ID,
     DEFAULT_ROUTE_TABLE,
+    INBOUND_PORT,
+    OUTBOUND_PORT,
+    TUNNEL_PORT,
 )
 
 if TYPE_CHECKING:
@@ -74,9 +77,9 @@ class Config(Record):
 
     layout: Layout
     mode: Mode = REDIRECT
-    outbound_port: int = 15001
-    inbound_port: int = 15006
-    tunnel_port: int = 15008
+    outbound_port: int = OUTBOUND_PORT
+    inbound_port: int = INBOUND_PORT
+    tunnel_port: int = TUNNEL_PORT
     proxy_uids: tuple[IdRange, ...] = (DEFAULT_PROXY_ID,)
     proxy_gids: tuple[IdRange, ...] = (DEFAULT_PROXY_ID,)
     inbound_all: bool = False

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from istio_init.config import values
 from istio_init.config.model import (
-    BACKENDS,
     CLEAN,
-    FORMATS,
     ISTIO_IPTABLES,
     LAYOUT_1_0,
     LAYOUT_1_30,
     LAYOUTS,
-    MODES,
     Config,
     Run,
 )
@@ -26,49 +23,31 @@ from istio_init.config.options import (
     ENABLE_INBOUND_IPV6,
     ENVOY_USER,
     OPTIONS,
-    RULE_GROUPS,
     SIDECAR_FILE,
 )
 from istio_init.errors import ConfigError, Problem
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.log import LEVELS
-from istio_init.rules.names import (
-    DEFAULT_LOOPBACK,
-    DEFAULT_MARK,
-    DEFAULT_PROXY_ID,
-    DEFAULT_ROUTE_TABLE,
-)
+from istio_init.rules.names import DEFAULT_PROXY_ID, OUTBOUND_PORT
 from istio_init.rules.ranges import IdRange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import TypeVar
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
-    from istio_init.config.model import Backend, Command, Host, Layout
-    from istio_init.log import Level
-    from istio_init.rules.ranges import Network, PortRange
-
-    T = TypeVar("T")
-
-# What stands around and between the parts of a list without meaning anything.
-_LIST_BLANKS = ", \t\r\n"
-
-# Route tables of the kernel itself: a local default route in one of them would
-# cut the pod off.
-_MAX_SPARE_TABLE = 252
-_FIRST_FREE_TABLE = 256
+    from istio_init.config.model import Host, Layout
+    from istio_init.config.options import Option
 
 
 class Resolved(Record):
-    """What one call asks for, with remarks on values that were understood but odd."""
+    """What one call asks for, with warnings about values that were understood but odd."""
 
     config: Config
     run: Run
     warnings: tuple[str, ...]
 
 
-class _Given(Record):
-    """A value and where it came from."""
+class _Input(Record):
+    """The text that counts for a flag, and where it came from."""
 
     text: str
     origin: str
@@ -76,7 +55,7 @@ class _Given(Record):
 
 
 class _Inputs:
-    """Finds values by precedence, and collects what is wrong with them."""
+    """Finds texts by precedence, parses them, and collects what is wrong with them."""
 
     def __init__(
         self,
@@ -84,112 +63,104 @@ class _Inputs:
         environment: Mapping[str, str],
         origins: Mapping[str, str],
         layout: Layout,
+        host: Host,
     ) -> None:
         self._flags = flags
         self._environment = environment
         self._origins = origins
         self._layout = layout
+        self.context = values.Context(host)
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
 
-    def given(self, name: str) -> _Given | None:
-        """Return the value that counts for a flag, or None where there is none."""
-        option = BY_NAME[name]
-        if name in self._flags:
-            return _Given(self._flags[name], option.spelled, from_flag=True)
+    def find(self, option: Option) -> _Input | None:
+        """Return the text that counts for a flag, or None where there is none."""
+        if option.name in self._flags:
+            return _Input(self._flags[option.name], option.spelled, from_flag=True)
         if self._layout in option.env_layouts:
             for variable in reversed(option.env):
                 if variable in self._environment:
-                    text = self._environment[variable]
-                    return _Given(text, self.origin(variable), from_flag=False)
+                    origin = self._origins.get(variable, f"env {variable}")
+                    return _Input(self._environment[variable], origin, from_flag=False)
         return None
 
     def setting(self, variable: str) -> str:
         """Return a variable that no flag stands for; empty where it is not set."""
         return self._environment.get(variable, "")
 
-    def origin(self, variable: str) -> str:
-        """Return where an environment variable was set."""
-        return self._origins.get(variable, f"env {variable}")
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of Config and Run that flags and variables set."""
+        fields: dict[str, Any] = {}
+        origins: dict[str, _Input] = {}
+        for option in OPTIONS:
+            # The layout was settled before: which variables count depends on it.
+            entry = None if option.field == "layout" else self.find(option)
+            if entry is None:
+                continue
+            for field, value in self.values(option, entry):
+                # Of Config's fields only ipv6 has two flags, and None for a default.
+                default = _RUN_DEFAULTS.get(field)
+                if fields.get(field, default) in (default, value):
+                    fields[field], origins[field] = value, entry
+                elif value != default:
+                    other = origins[field]
+                    self._refuse(option, entry, reason=f"contradicts {other.origin} {other.text!r}")
+        return fields
 
-    def refuse(self, name: str, given: _Given, expected: str) -> None:
-        """Record a bad value."""
-        annotation = BY_NAME[name].annotation
-        self.problems.append(Problem(given.origin, given.text, expected, annotation))
-
-    def value(self, name: str, parse: Callable[[str], T], default: T, *, empty: bool = False) -> T:
-        """Return the parsed value of a flag, or the default.
-
-        An empty environment variable counts as unset; an empty flag does only
-        where ``empty`` says that callers pass one on purpose.
-        """
-        given = self.given(name)
-        if given is None or (not given.text.strip() and (empty or not given.from_flag)):
-            return default
+    def values(self, option: Option, entry: _Input) -> Iterator[tuple[str, object]]:
+        """Yield the field that a text sets and its value; nothing where the default counts."""
+        if not entry.text.strip() and option.empty != "value":
+            if not entry.from_flag or option.empty == "default":
+                return
+            if option.empty == "warned":
+                self._warn(option, f"it is empty, which means the default {option.default}")
+                return
+        if option.star and values.is_everything(entry.text):
+            yield option.star, True
+            return
         try:
-            return parse(given.text)
+            value = _parsed(option, entry.text, self.context)
         except ValueError as error:
-            self.refuse(name, given, str(error))
-            return default
-
-    def switch(self, name: str) -> bool:
-        """Return the value of a switch; off by default."""
-        return self.value(name, values.boolean, default=False)
-
-    def choice(self, name: str, choices: tuple[T, ...], default: T) -> T:
-        """Return one of ``choices``, whatever the case of its letters."""
-
-        def parse(text: str) -> T:
-            for one in choices:
-                if str(one).lower() == text.strip().lower():
-                    return one
-            raise ValueError(" or ".join(str(one) for one in choices))
-
-        return self.value(name, parse, default)
-
-    def cidrs(self, name: str) -> Callable[[str], tuple[Network, ...]]:
-        """Return a parser of address ranges that remarks on cleared host bits."""
-
-        def parse(text: str) -> tuple[Network, ...]:
-            found = []
-            for part in values.listed(text, "address ranges such as 10.0.0.0/8"):
-                network, cleared = values.network(part)
-                if cleared:
-                    self._remark_on_host_bits(name, part, network)
-                found.append(network)
-            return tuple(found)
-
-        return parse
-
-    def loopback(self, name: str) -> Callable[[str], Network]:
-        """Return a parser of the loopback range that remarks on cleared host bits."""
-
-        def parse(text: str) -> Network:
-            network, cleared = values.loopback_range(text.strip())
-            if cleared:
-                self._remark_on_host_bits(name, text, network)
-            return network
-
-        return parse
-
-    def _remark_on_host_bits(self, name: str, part: str, network: Network) -> None:
-        self.warnings.append(f"--{name}: {part} has host bits set and means {network}")
+            self._refuse(option, entry, str(error))
+            return
+        while self.context.remarks:
+            self._warn(option, self.context.remarks.pop(0))
+        if option.field and value is not None:
+            yield option.field, value
 
     def refuse_inexpressible(self) -> None:
         """Refuse the flags that this layout has no rules for."""
-        for option in BY_NAME.values():
-            if self._layout in option.layouts:
+        for option in OPTIONS:
+            entry = None if self._layout in option.layouts else self.find(option)
+            if entry is None or not entry.text.strip():
                 continue
-            given = self.given(option.name)
-            if given is None or not given.text.strip():
-                continue
-            off = option.switch and given.text.strip().lower() in values.FALSE_WORDS
-            if not off and (given.from_flag or given.text.strip() != option.default):
-                self.refuse(
-                    option.name,
-                    given,
-                    f"nothing: layout {self._layout} has no rules for it; add --layout 1.30",
+            off = option.switch and entry.text.strip().lower() in values.FALSE_WORDS
+            if not off and (entry.from_flag or entry.text.strip() != option.default):
+                remedy = f"use --layout {option.layouts[0]}"
+                self._refuse(
+                    option, entry, reason=f"not supported in layout {self._layout}; {remedy}"
                 )
+
+    def _refuse(
+        self, option: Option, entry: _Input, expected: str = "", *, reason: str = ""
+    ) -> None:
+        problem = Problem(entry.origin, entry.text, expected, option.annotation, reason)
+        self.problems.append(problem)
+
+    def _warn(self, option: Option, text: str) -> None:
+        self.warnings.append(f"--{option.name}: {text}")
+
+
+_RUN_DEFAULTS: dict[str, Any] = {name: getattr(Run(), name) for name in Run.__match_args__}
+
+
+def _parsed(option: Option, text: str, context: values.Context) -> object:
+    """Return the value of a text, None where it leaves the field to its default."""
+    if option.switch:
+        return option.on if values.boolean(text) else option.off
+    if option.parse is values.parse_text and option.choices:
+        return values.choice(text, option.choices)
+    return option.parse(text, context)
 
 
 def default_layout(command: str) -> Layout:
@@ -209,37 +180,81 @@ def resolve(
     Raises:
         ConfigError: one or more values are bad; all of them are in it.
     """
-    layout, layout_problem = _layout(command, flags, environment)
+    layout, problems = _layout(command, flags, environment, host)
     paths = (CLUSTER_FILE, SIDECAR_FILE) if layout == LAYOUT_1_0 else ()
     files, origins, file_problems = _env_files(environment, paths, host)
-    inputs = _Inputs(flags, {**environment, **files}, origins, layout)
-    inputs.problems += [*layout_problem, *file_problems]
-    run = _run(command, inputs)
-    if run.command != "clean":
+    inputs = _Inputs(flags, {**environment, **files}, origins, layout, host)
+    inputs.problems += [*problems, *file_problems]
+    fields = inputs.fields()
+    if command == CLEAN:
+        fields["command"] = "clean"
+    if fields.get("command") != "clean":
         inputs.refuse_inexpressible()
-    config = _config(layout, inputs, host)
+    _settle_proxy(fields, inputs, layout)
+    if layout == LAYOUT_1_0:
+        _settle_layout_1_0(fields, inputs)
     if inputs.problems:
         raise ConfigError(tuple(inputs.problems))
-    return Resolved(config, run, tuple(inputs.warnings))
+    run = Run(**{name: value for name, value in fields.items() if name in _RUN_DEFAULTS})
+    config = {name: value for name, value in fields.items() if name not in _RUN_DEFAULTS}
+    return Resolved(Config(layout, **config), run, tuple(inputs.warnings))
 
 
 def asks_for_rules(flags: Mapping[str, str], environment: Mapping[str, str]) -> bool:
     """Whether a call says, by any flag or variable, which rules it wants."""
-    named = ("layout", "ipv6", "dual-stack")
     return any(
         option.name in flags
         or any(environment.get(variable, "").strip() for variable in option.env)
         for option in OPTIONS
-        if option.group in RULE_GROUPS or option.name in named
+        if option.of_config
     )
 
 
 def _layout(
-    command: str, flags: Mapping[str, str], environment: Mapping[str, str]
+    command: str, flags: Mapping[str, str], environment: Mapping[str, str], host: Host
 ) -> tuple[Layout, list[Problem]]:
     default = default_layout(command)
-    probe = _Inputs(flags, environment, {}, default)
-    return probe.choice("layout", LAYOUTS, default), probe.problems
+    inputs = _Inputs(flags, environment, {}, default, host)
+    option = BY_NAME["layout"]
+    entry = inputs.find(option)
+    for _, value in inputs.values(option, entry) if entry else ():
+        for layout in LAYOUTS:
+            if layout == value:
+                return layout, []
+    return default, inputs.problems
+
+
+def _settle_proxy(fields: dict[str, Any], inputs: _Inputs, layout: Layout) -> None:
+    """Set the proxy's users and groups; groups are the users' numbers unless they are given.
+
+    Source: proxy_init 1.0.2, istio-iptables.sh; istio 1.30, cmd/root.go,
+    constructConfig.
+    """
+    host = inputs.context.host
+    uids = fields.get("proxy_uids")
+    gids = fields.get("proxy_gids")
+    if uids:
+        entry = inputs.find(BY_NAME["proxy-uid"])
+        if not gids and entry is not None:
+            # A user's name stands for the group of the same name.
+            try:
+                gids = values.parse_gids(entry.text, inputs.context)
+            except ValueError:
+                gids = uids
+    else:
+        uid = host.uid(inputs.setting(ENVOY_USER) or "istio-proxy")
+        proxy = DEFAULT_PROXY_ID if uid is None else IdRange(uid, uid)
+        uids = (proxy, IdRange(0, 0)) if layout == LAYOUT_1_0 else (proxy,)
+    fields["proxy_uids"], fields["proxy_gids"] = uids, gids or uids
+
+
+def _settle_layout_1_0(fields: dict[str, Any], inputs: _Inputs) -> None:
+    """Set what layout 1.0 derives from other settings.
+
+    Source: proxy_init 1.0.2, istio-iptables.sh.
+    """
+    fields.setdefault("inbound_port", fields.get("outbound_port", OUTBOUND_PORT))
+    fields.setdefault("ipv6", bool(inputs.setting(ENABLE_INBOUND_IPV6)))
 
 
 def _env_files(
@@ -283,217 +298,3 @@ def _env_value(text: str) -> str:
     if closed > 0 and not text[closed + 1 :].partition(" #")[0].strip():
         return text[1:closed]
     return text.partition(" #")[0].strip()
-
-
-def _run(command: str, inputs: _Inputs) -> Run:
-    cleanup = inputs.switch("cleanup-only") or command == CLEAN
-    verb: Command = "clean" if cleanup else "apply"
-    for accepted in ("reconcile", "force-apply", "cni-mode"):
-        inputs.switch(accepted)
-    return Run(
-        command=verb,
-        dry_run=inputs.switch("dry-run"),
-        format=inputs.choice("format", FORMATS, "rules"),
-        backend=_backend(inputs),
-        network_namespace=inputs.value("network-namespace", str, "", empty=True),
-        wait=inputs.value("wait", values.duration, 30.0),
-        degrade=inputs.choice("on-missing", ("fail", "degrade"), "fail") == "degrade",
-        skip_rule_apply=inputs.switch("skip-rule-apply"),
-        run_validation=inputs.switch("run-validation"),
-        probe_port=inputs.value("iptables-probe-port", values.port, 15002),
-        probe_timeout=inputs.value("probe-timeout", values.duration, 5.0),
-        log_level=inputs.value("log_output_level", _log_level, "info", empty=True),
-        log_json=inputs.switch("log_as_json"),
-    )
-
-
-def _backend(inputs: _Inputs) -> Backend:
-    backend = inputs.choice("backend", BACKENDS, "auto")
-    if inputs.switch("native-nftables"):
-        backend = _agreed(inputs, "native-nftables", backend, "nftables")
-    forced: tuple[Backend, ...] = ("legacy", "nft")
-    binary = inputs.choice("force-iptables-binary", (*forced, "auto"), "auto")
-    if binary in forced:
-        backend = _agreed(inputs, "force-iptables-binary", backend, binary)
-    return backend
-
-
-def _agreed(inputs: _Inputs, name: str, backend: Backend, asked: Backend) -> Backend:
-    given = inputs.given(name)
-    if backend not in ("auto", asked) and given is not None:
-        inputs.refuse(name, given, f"no second backend beside {backend}")
-    return asked
-
-
-def _log_level(text: str) -> Level:
-    """Return the level of the default scope in ``SCOPE:LEVEL,...`` or a bare level."""
-    level: Level = "info"
-    for part in text.split(","):
-        scope, colon, word = part.strip().rpartition(":")
-        known = [one for one in LEVELS if one == word]
-        if not known:
-            raise ValueError(f"SCOPE:LEVEL with a level of {', '.join(LEVELS)}")
-        if not colon or scope in ("default", "all"):
-            level = known[0]
-    return level
-
-
-def _config(layout: Layout, inputs: _Inputs, host: Host) -> Config:
-    def ports(text: str) -> tuple[PortRange, ...]:
-        parts = values.listed(text, "ports 1-65535, ranges such as 8000:9000 or service names")
-        return tuple(values.port_range(part, host.service) for part in parts)
-
-    def uids(text: str) -> tuple[IdRange, ...]:
-        parts = values.listed(text, "user ids or names")
-        return tuple(values.id_range(part, host.uid, "passwd") for part in parts)
-
-    def gids(text: str) -> tuple[IdRange, ...]:
-        parts = values.listed(text, "group ids or names")
-        return tuple(values.id_range(part, host.gid, "group") for part in parts)
-
-    def owner_groups(text: str) -> tuple[IdRange, ...]:
-        found = gids(text)
-        if len(found) > values.MAX_OWNER_GROUPS:
-            raise ValueError(f"at most {values.MAX_OWNER_GROUPS} groups, not {len(found)}")
-        return found
-
-    def interfaces(text: str) -> tuple[str, ...]:
-        return tuple(values.interface(part) for part in values.listed(text, "interface names"))
-
-    def servers(text: str) -> tuple[Network, ...]:
-        return tuple(values.address(part) for part in values.listed(text, "addresses"))
-
-    inbound_all, inbound_ports = _star(inputs, "istio-inbound-ports", ports)
-    cidrs = inputs.cidrs("istio-service-cidr")
-    outbound_all, outbound_cidrs = _star(inputs, "istio-service-cidr", cidrs)
-    outbound_port = inputs.value("envoy-port", values.port, 15001)
-    old = layout == LAYOUT_1_0
-    proxy_uids, proxy_gids = _proxy_ids(inputs, host, uids, gids, root_too=old)
-    return Config(
-        layout,
-        mode=inputs.choice("istio-inbound-interception-mode", MODES, MODES[0]),
-        outbound_port=outbound_port,
-        inbound_port=inputs.value(
-            "inbound-capture-port", values.port, outbound_port if old else 15006
-        ),
-        tunnel_port=inputs.value("inbound-tunnel-port", values.port, 15008),
-        proxy_uids=proxy_uids,
-        proxy_gids=proxy_gids,
-        inbound_all=inbound_all,
-        inbound_ports=inbound_ports,
-        inbound_exclude_ports=inputs.value("istio-local-exclude-ports", ports, (), empty=True),
-        outbound_all=outbound_all,
-        outbound_cidrs=outbound_cidrs,
-        outbound_exclude_cidrs=inputs.value(
-            "istio-service-exclude-cidr",
-            inputs.cidrs("istio-service-exclude-cidr"),
-            (),
-            empty=True,
-        ),
-        outbound_ports=inputs.value("istio-outbound-ports", ports, (), empty=True),
-        outbound_exclude_ports=inputs.value(
-            "istio-local-outbound-ports-exclude", ports, (), empty=True
-        ),
-        exclude_interfaces=inputs.value("istio-exclude-interfaces", interfaces, (), empty=True),
-        virtual_interfaces=inputs.value("kube-virt-interfaces", interfaces, (), empty=True),
-        tproxy_mark=inputs.value("istio-inbound-tproxy-mark", _mark, DEFAULT_MARK),
-        tproxy_table=inputs.value(
-            "istio-inbound-tproxy-route-table", _route_table, DEFAULT_ROUTE_TABLE
-        ),
-        redirect_dns=inputs.switch("redirect-dns"),
-        capture_all_dns=inputs.switch("capture-all-dns"),
-        dns_servers=inputs.value("dns-servers", servers, None),
-        drop_invalid=inputs.switch("drop-invalid"),
-        owner_groups=_owner_groups(inputs, owner_groups),
-        owner_groups_exclude=inputs.value(
-            "outbound-owner-groups-exclude", owner_groups, (), empty=True
-        ),
-        loopback=inputs.value(
-            "outbound-ipv4-loopback-cidr",
-            inputs.loopback("outbound-ipv4-loopback-cidr"),
-            DEFAULT_LOOPBACK,
-        ),
-        ipv6=_ipv6(inputs, old=old),
-        dual_stack=inputs.switch("dual-stack"),
-    )
-
-
-def _star(
-    inputs: _Inputs, name: str, parse: Callable[[str], tuple[T, ...]]
-) -> tuple[bool, tuple[T, ...]]:
-    """Return whether a list is ``*``, and its parts where it is not."""
-    given = inputs.given(name)
-    if given is not None and given.text.strip(_LIST_BLANKS) == "*":
-        return True, ()
-    return False, inputs.value(name, parse, (), empty=True)
-
-
-def _mark(text: str) -> int:
-    # Mark 0 is every unmarked packet: its ip rule would swallow all traffic.
-    return values.number(text.strip(), 1, values.MAX_U32, hexadecimal=True)
-
-
-def _route_table(text: str) -> int:
-    table = values.number(text.strip(), 1, values.MAX_U32)
-    if _MAX_SPARE_TABLE < table < _FIRST_FREE_TABLE:
-        raise ValueError("a route table that is not the kernel's default, main or local (253-255)")
-    return table
-
-
-def _proxy_ids(
-    inputs: _Inputs,
-    host: Host,
-    uids: Callable[[str], tuple[IdRange, ...]],
-    gids: Callable[[str], tuple[IdRange, ...]],
-    *,
-    root_too: bool,
-) -> tuple[tuple[IdRange, ...], tuple[IdRange, ...]]:
-    """Return the proxy's users and groups; groups are the users' numbers unless given.
-
-    Source: proxy_init 1.0.2, istio-iptables.sh; istio 1.30, cmd/root.go,
-    constructConfig.
-    """
-    none: tuple[IdRange, ...] = ()
-    found = inputs.value("proxy-uid", uids, none, empty=True)
-    given = inputs.given("proxy-uid")
-    named = given is not None and bool(given.text.strip(_LIST_BLANKS))
-    if not named:
-        found = _default_ids(inputs, host, root_too=root_too)
-    default_gids = found
-    group = inputs.given("proxy-gid")
-    if named and given is not None and (group is None or not group.text.strip(_LIST_BLANKS)):
-        # A user's name stands for the group of the same name.
-        try:
-            default_gids = gids(given.text)
-        except ValueError:
-            default_gids = found
-    return found, inputs.value("proxy-gid", gids, none, empty=True) or default_gids
-
-
-def _default_ids(inputs: _Inputs, host: Host, *, root_too: bool) -> tuple[IdRange, ...]:
-    uid = host.uid(inputs.setting(ENVOY_USER) or "istio-proxy")
-    proxy = DEFAULT_PROXY_ID if uid is None else IdRange(uid, uid)
-    return (proxy, IdRange(0, 0)) if root_too else (proxy,)
-
-
-def _owner_groups(
-    inputs: _Inputs, parse: Callable[[str], tuple[IdRange, ...]]
-) -> tuple[IdRange, ...] | None:
-    """Return the groups to capture, None for all.
-
-    An empty list has a meaning of its own in Istio: no group is captured.
-    """
-    given = inputs.given("outbound-owner-groups")
-    if given is None or given.text.strip() == "*":
-        return None
-    if not given.text.strip(_LIST_BLANKS):
-        return ()
-    return inputs.value("outbound-owner-groups", parse, None)
-
-
-def _ipv6(inputs: _Inputs, *, old: bool) -> bool | None:
-    if inputs.given("ipv6") is not None:
-        return inputs.switch("ipv6")
-    if old:
-        return bool(inputs.setting(ENABLE_INBOUND_IPV6))
-    return None

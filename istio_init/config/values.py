@@ -2,7 +2,8 @@
 
 Every function returns the value or raises ValueError whose text completes the
 sentence "expected ...". Nothing here looks at the host: names are resolved by
-the lookups that are passed in.
+the lookups that are passed in. The functions called ``parse_...`` read the whole
+text of a flag.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6, inet_pton
 
 from istio_init.lean import TYPE_CHECKING
+from istio_init.log import LEVELS
 from istio_init.rules.ranges import IPV4, IPV6, IdRange, Network, PortRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from istio_init.config.model import Host
+    from istio_init.log import Level
     from istio_init.rules.ranges import Family
 
     Lookup = Callable[[str], int | None]
@@ -25,6 +29,14 @@ MAX_U32 = 0xFFFFFFFF
 MAX_INTERFACE = 15
 MAX_OWNER_GROUPS = 64
 LOOPBACK_PREFIX = 8
+
+# What stands around and between the parts of a list without meaning anything.
+LIST_BLANKS = ", \t\r\n"
+
+# Route tables of the kernel itself: a local default route in one of them would
+# cut the pod off.
+_MAX_SPARE_TABLE = 252
+_FIRST_FREE_TABLE = 256
 
 TRUE_WORDS = frozenset({"1", "t", "true"})
 FALSE_WORDS = frozenset({"0", "f", "false"})
@@ -213,3 +225,144 @@ def duration(text: str) -> float:
     if not 0 < total <= 24 * 3600:
         raise ValueError(expected)
     return total
+
+
+class Context:
+    """What parsing a flag's text takes beside the text, and what it leaves beside the value.
+
+    ``host`` resolves names. ``remarks`` are sentences about texts that were understood
+    but look like a mistake.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.remarks: list[str] = []
+
+
+def is_everything(text: str) -> bool:
+    """Whether a list is ``*`` alone."""
+    return text.strip(LIST_BLANKS) == "*"
+
+
+def choice(text: str, choices: tuple[str, ...]) -> str:
+    """Return one of ``choices``, whatever the case of its letters."""
+    word = text.strip().lower()
+    for one in choices:
+        if one.lower() == word:
+            return one
+    raise ValueError(" or ".join(choices))
+
+
+def spell(value: object) -> str:
+    """Return the text that is parsed to a value: of a list its parts between commas."""
+    # A record is a tuple too, and no list.
+    listed_parts = value if type(value) is tuple else (value,)
+    return ",".join(str(part) for part in listed_parts)
+
+
+def spell_addresses(value: object) -> str:
+    """Return the text of a list of addresses, which takes no prefix lengths."""
+    parts = value if isinstance(value, tuple) else ()
+    return ",".join(part.address for part in parts)
+
+
+def parse_text(text: str, _: Context) -> str:
+    """Return any text as it is."""
+    return text
+
+
+def parse_port(text: str, _: Context) -> int:
+    """Return one port number."""
+    return port(text)
+
+
+def parse_ports(text: str, context: Context) -> tuple[PortRange, ...]:
+    """Return a list of ports, ranges and services."""
+    parts = listed(text, f"ports 1-{MAX_PORT}, ranges such as 8000:9000 or service names")
+    return tuple(port_range(part, context.host.service) for part in parts)
+
+
+def parse_uids(text: str, context: Context) -> tuple[IdRange, ...]:
+    """Return a list of users."""
+    parts = listed(text, "user ids or names")
+    return tuple(id_range(part, context.host.uid, "passwd") for part in parts)
+
+
+def parse_gids(text: str, context: Context) -> tuple[IdRange, ...]:
+    """Return a list of groups."""
+    parts = listed(text, "group ids or names")
+    return tuple(id_range(part, context.host.gid, "group") for part in parts)
+
+
+def parse_excluded_groups(text: str, context: Context) -> tuple[IdRange, ...]:
+    """Return a list of at most MAX_OWNER_GROUPS groups."""
+    groups = parse_gids(text, context)
+    if len(groups) > MAX_OWNER_GROUPS:
+        raise ValueError(f"at most {MAX_OWNER_GROUPS} groups, not {len(groups)}")
+    return groups
+
+
+def parse_captured_groups(text: str, context: Context) -> tuple[IdRange, ...] | None:
+    """Return a list of at most MAX_OWNER_GROUPS groups, None for ``*``."""
+    return None if is_everything(text) else parse_excluded_groups(text, context)
+
+
+def parse_interfaces(text: str, _: Context) -> tuple[str, ...]:
+    """Return a list of interface names."""
+    return tuple(interface(part) for part in listed(text, "interface names"))
+
+
+def parse_addresses(text: str, _: Context) -> tuple[Network, ...]:
+    """Return a list of addresses."""
+    return tuple(address(part) for part in listed(text, "addresses"))
+
+
+def parse_cidrs(text: str, context: Context) -> tuple[Network, ...]:
+    """Return a list of address ranges; cleared host bits are remarked on."""
+    ranges = []
+    for part in listed(text, "address ranges such as 10.0.0.0/8"):
+        one, cleared = network(part)
+        if cleared:
+            context.remarks.append(f"{part} has host bits set and means {one}")
+        ranges.append(one)
+    return tuple(ranges)
+
+
+def parse_loopback(text: str, context: Context) -> Network:
+    """Return the loopback range; cleared host bits are remarked on."""
+    one, cleared = loopback_range(text.strip())
+    if cleared:
+        context.remarks.append(f"{text} has host bits set and means {one}")
+    return one
+
+
+def parse_mark(text: str, _: Context) -> int:
+    """Return a packet mark."""
+    # Mark 0 is every unmarked packet: its ip rule would swallow all traffic.
+    return number(text.strip(), 1, MAX_U32, hexadecimal=True)
+
+
+def parse_route_table(text: str, _: Context) -> int:
+    """Return a route table that is none of the kernel's own."""
+    table = number(text.strip(), 1, MAX_U32)
+    if _MAX_SPARE_TABLE < table < _FIRST_FREE_TABLE:
+        raise ValueError("a route table that is not the kernel's default, main or local (253-255)")
+    return table
+
+
+def parse_duration(text: str, _: Context) -> float:
+    """Return the seconds of a duration."""
+    return duration(text)
+
+
+def parse_log_level(text: str, _: Context) -> Level:
+    """Return the level of the default scope in ``SCOPE:LEVEL,...`` or a bare level."""
+    level: Level = "info"
+    for part in text.split(","):
+        scope, colon, word = part.strip().rpartition(":")
+        known = [one for one in LEVELS if one == word]
+        if not known:
+            raise ValueError(f"SCOPE:LEVEL with a level of {', '.join(LEVELS)}")
+        if not colon or scope in ("default", "all"):
+            level = known[0]
+    return level

@@ -1,32 +1,42 @@
 """What is wrong with live rules, and what it means for the pod's traffic.
 
-The rules a run would leave, made by the same diff that writes them, are compared
-with those that stand. What a difference means is told from the rules
-themselves: where they stand, what they match and what they are for.
+Live rules are compared with those that a run would leave, by the same diff that
+writes them. What a missing rule means is told by its reason, what an unplanned
+one does by its target.
 """
 
 from __future__ import annotations
 
-from istio_init.diagnose.shadowing import consequence, standing_before
-from istio_init.formats.iptables import match_negated, match_words, rule_line, tool
+from istio_init.diagnose.effects import (
+    CAPTURES,
+    LETS_PASS,
+    consequence,
+    consequences,
+    direction,
+    traffic,
+)
+from istio_init.diagnose.shadowing import rules_above_ours
+from istio_init.formats.iptables import rule_line, tool
 from istio_init.formats.listing import table_lines
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.diff import replaced
-from istio_init.rules.model import BUILTIN_CHAINS, Chain, ForeignRule, Rule, Table, make_table
+from istio_init.rules.model import (
+    BUILTIN_CHAINS,
+    UNKNOWN,
+    Chain,
+    ForeignRule,
+    Rule,
+    Table,
+    make_table,
+    reason_of,
+)
 from istio_init.rules.names import (
-    INPUT,
-    ISTIO_DIVERT,
-    ISTIO_DROP,
     ISTIO_IN_REDIRECT,
-    ISTIO_INBOUND,
     ISTIO_OUTPUT_DNS,
     ISTIO_REDIRECT,
     ISTIO_TPROXY,
     OWN_CHAINS,
-    PREROUTING,
-    RAW,
 )
 from istio_init.rules.ownership import has_ours
 from istio_init.rules.ranges import IPV4, IPV6
@@ -50,10 +60,6 @@ if TYPE_CHECKING:
         "trap",
     ]
 
-# The chains that see packets on their way in; the others see those on their way out.
-_INBOUND_CHAINS = frozenset(
-    {PREROUTING, INPUT, ISTIO_INBOUND, ISTIO_IN_REDIRECT, ISTIO_DIVERT, ISTIO_TPROXY, ISTIO_DROP}
-)
 # What the parser of native tables calls a base chain from which the rules have gone,
 # and what was given to a table beside chains.
 _EMPTIED = "chain "
@@ -105,7 +111,7 @@ def findings(
         for table in wanted.tables:
             stands = live.table(table.name) or make_table(table.name, {})
             yield from _in_table(stands, table, live.family)
-    for shadow in standing_before(live, planned) if shared else ():
+    for shadow in rules_above_ours(live, planned) if shared else ():
         yield Finding(
             "shadowed",
             shadow.lost or _taken_before(shadow.rule, shadow.chain),
@@ -151,15 +157,16 @@ def difference(live: Ruleset, wanted: Ruleset, backend: str) -> Iterator[str]:
 
 def _absent(live: Ruleset, planned: Ruleset) -> Finding:
     """Return that a family has none of the planned chains."""
-    lost = [
-        text
+    entries = [
+        (rule, chain.name)
         for table in planned.tables
         for chain in table.chains
         if chain.name in BUILTIN_CHAINS[table.name]
         for rule in chain.rules
-        if isinstance(rule, Rule) and (text := consequence(rule, chain.name, table.name))
+        # Where nothing is captured nothing has to be let pass.
+        if isinstance(rule, Rule) and rule.reason.effect not in LETS_PASS
     ]
-    return Finding("absent", _joined(lost), live.family, rule="every rule of ours")
+    return Finding("absent", consequences(entries), live.family, rule="every rule of ours")
 
 
 def _in_table(live: Table, wanted: Table, family: Family) -> Iterator[Finding]:
@@ -186,18 +193,16 @@ def _in_table(live: Table, wanted: Table, family: Family) -> Iterator[Finding]:
 
 def _without_chain(table: Table, chain: Chain, family: Family) -> Finding:
     rules = [rule for rule in chain.rules if isinstance(rule, Rule)]
-    lost = [text for rule in rules if (text := without(rule, chain.name, table.name))]
-    # What captures counts for more than what is left alone.
-    lost.sort(key=lambda text: "all the same" in text)
+    reason = rules[0].reason if rules else UNKNOWN
     return Finding(
         "missing",
-        _joined(lost),
+        consequences((rule, chain.name) for rule in rules),
         family,
         table.name,
         chain.name,
         rule=f"-N {chain.name}",
-        why=rules[0].why if rules else "",
-        flag=rules[0].flag if rules else "",
+        why=reason.text,
+        flag=reason.flag,
     )
 
 
@@ -230,7 +235,7 @@ def _in_chain(table: Table, live: Chain, wanted: Chain, family: Family) -> Itera
     for position in missing:
         rule = wanted.rules[position]
         if isinstance(rule, Rule):
-            text = without(rule, wanted.name, table.name)
+            text = consequence(rule, wanted.name)
             yield _of_rule(here, text, rule)
     for position in extra:
         rule = live.rules[position]
@@ -240,65 +245,37 @@ def _in_chain(table: Table, live: Chain, wanted: Chain, family: Family) -> Itera
 
 def _of_rule(here: Finding, text: str, rule: Rule | ForeignRule) -> Finding:
     family = IPV4 if here.family == IPV4 else IPV6
-    found = here.replace(consequence=text, rule=rule_line(here.chain, rule, family))
-    return found.replace(why=rule.why, flag=rule.flag) if isinstance(rule, Rule) else found
-
-
-def without(rule: Rule, chain: str, table: str) -> str:
-    """Return what happens to packets while a planned rule is missing."""
-    if chain not in OWN_CHAINS:
-        lost = consequence(rule, chain, table)
-        return lost or _spared_no_more(rule, chain)
-    if table == RAW:
-        return "DNS connections of the application and of the agent are not kept apart"
-    match rule.target:
-        case t.Jump(name) if name == ISTIO_DIVERT:
-            return "packets of connections that the proxy has do not find its socket"
-        case t.Jump() | t.Redirect() | t.Tproxy():
-            return f"{_bypassing(rule, chain)} the proxy"
-        case t.Return():
-            return _spared_no_more(rule, chain)
-        case t.Drop():
-            return "invalid packets are not dropped"
-        case _:
-            return "packets of connections that the proxy has do not find its socket"
-
-
-def _bypassing(rule: Rule, chain: str) -> str:
-    if chain == ISTIO_OUTPUT_DNS or rule.target == t.Jump(ISTIO_OUTPUT_DNS):
-        return f"DNS queries{_words_of(rule, but=(m.Proto, m.Ports))} bypass"
-    if rule.target == t.Jump(ISTIO_IN_REDIRECT) and chain not in _INBOUND_CHAINS:
-        who = " and ".join(_owners(rule)) or "everybody"
-        return f"calls of {who} to the pod's own address bypass"
-    return f"{traffic(rule, chain)} bypasses"
-
-
-def _spared_no_more(rule: Rule, chain: str) -> str:
-    if chain in OWN_CHAINS and len(rule.matches) == 1 and _owners(rule):
-        return f"connections {_words_of(rule).strip()} are led to the proxy; its own run in circles"
-    kept = f" ({rule.why})" if rule.why else ""
-    return f"{traffic(rule, chain)} is led to the proxy all the same{kept}"
+    reason = reason_of(rule)
+    return here.replace(
+        consequence=text,
+        rule=rule_line(here.chain, rule, family),
+        why=reason.text,
+        flag=reason.flag,
+    )
 
 
 def _added(position: int, live: Chain, wanted: Chain, table: Table) -> str:
-    """Return what an unplanned rule does to packets."""
+    """Return what an unplanned rule does to packets, as far as its target tells."""
     rule = live.rules[position]
     if isinstance(rule, ForeignRule):
-        return f"what it does to {_direction(live.name)} packets is not known to this program"
-    later = [one for one in live.rules[position + 1 :] if one in wanted.rules]
+        return f"what it does to {direction(live.name)} packets is not known to this program"
+    packets = traffic(rule, live.name)
     match rule.target:
         case t.Return() | t.Accept():
-            if any(isinstance(one, Rule) and captures(one) for one in later):
-                return f"{traffic(rule, live.name)} bypasses the proxy"
+            below = live.rules[position + 1 :]
+            if any(_captures(one) and one in below for one in wanted.rules):
+                return f"{packets} bypasses the proxy"
             return "no rule behind it captures anything: it changes nothing"
         case t.Drop() | t.Reject():
-            return f"{traffic(rule, live.name)} is dropped"
+            return f"{packets} is dropped"
         case t.Jump(name) if name in OWN_CHAINS and rule in wanted.rules:
             return f"packets are led into {name} a second time"
-        case t.Jump() | t.Redirect() | t.Tproxy() if captures(rule):
-            return f"{traffic(rule, live.name)} is led to the proxy, though no flag asks for it"
+        case t.Redirect() | t.Tproxy():
+            return f"{packets} is redirected to the proxy, though no flag asks for it"
+        case t.Jump(name) if name in _CAPTURING_CHAINS:
+            return f"{packets} is redirected to the proxy, though no flag asks for it"
         case t.Jump(name) if table.chain(name):
-            return f"{traffic(rule, live.name)} is led into {name}, though no flag asks for it"
+            return f"{packets} is led into {name}, though no flag asks for it"
         case t.CtZone():
             return "connections are kept in a conntrack zone, though no flag asks for it"
         case _:
@@ -306,91 +283,24 @@ def _added(position: int, live: Chain, wanted: Chain, table: Table) -> str:
 
 
 def _moved(position: int, now: int, live: Chain, wanted: Chain) -> str:
-    """Return what it means that a rule stands before others that it was to stand behind."""
-    rule = live.rules[now]
+    """Return what it means that a planned rule stands above others that belong above it."""
+    rule = wanted.rules[position]
     for other in wanted.rules:
         if not isinstance(rule, Rule) or not isinstance(other, Rule) or other not in live.rules:
             continue
         was_first = position < wanted.rules.index(other)
         is_first = now < live.rules.index(other)
         first, second = (rule, other) if is_first else (other, rule)
-        if was_first == is_first or captures(first) == captures(second):
+        if was_first == is_first or _captures(first) == _captures(second):
             continue
-        if captures(first):
-            return f"{traffic(second, live.name)} is led to the proxy before that rule is reached"
+        if _captures(first):
+            return f"{traffic(second, live.name)} is redirected to the proxy before it is let pass"
         return f"{traffic(first, live.name)} bypasses the proxy before it is captured"
     return "the order makes no difference to what is captured"
 
 
-def captures(rule: Rule) -> bool:
-    """Whether a rule leads packets to the proxy or to the agent."""
-    match rule.target:
-        case t.Jump(name):
-            return name in _CAPTURING_CHAINS
-        case t.Redirect() | t.Tproxy():
-            return True
-        case _:
-            return False
-
-
-def traffic(rule: Rule, chain: str) -> str:
-    """Return the packets that a rule of a chain matches, in words."""
-    protocols = [one.name.upper() for one in rule.matches if isinstance(one, m.Proto)]
-    name = f" {protocols[0]}" if protocols and not _negates_protocol(rule) else ""
-    words = _words_of(rule, but=() if _negates_protocol(rule) else (m.Proto,))
-    direction = _direction(chain)
-    everything = " to any port" if direction == "inbound" else " to anything"
-    return f"{direction}{name}{words or everything}"
-
-
-def _negates_protocol(rule: Rule) -> bool:
-    return any(isinstance(one, m.Proto) and one.negated for one in rule.matches)
-
-
-def _direction(chain: str) -> str:
-    if chain not in OWN_CHAINS and chain not in (PREROUTING, INPUT):
-        return "outbound"
-    return "inbound" if chain in _INBOUND_CHAINS else "outbound"
-
-
-def _owners(rule: Rule) -> list[str]:
-    return [
-        f"{one.kind} {one.ids}"
-        for one in rule.matches
-        if isinstance(one, m.Owner) and not one.negated
-    ]
-
-
-def _words_of(rule: Rule, but: tuple[type, ...] = ()) -> str:
-    return "".join(f" {_word(one)}" for one in rule.matches if not isinstance(one, but))
-
-
-def _word(match: m.Match) -> str:
-    bang = "not " if match_negated(match) else ""
-    match match:
-        case m.Source(network):
-            return f"{bang}from {network}"
-        case m.Destination(network):
-            return f"{bang}to {network}"
-        case m.InInterface(name):
-            return f"{bang}by {name}"
-        case m.OutInterface(name):
-            return f"{bang}by {name}"
-        case m.Ports(_, side, ports):
-            return f"{bang}{'from' if side == 'sport' else 'to'} port {ports}"
-        case m.MultiPorts(side, ports):
-            listed = ", ".join(str(one) for one in ports)
-            return f"{bang}{'from' if side == 'sport' else 'to'} ports {listed}"
-        case m.Owner(kind, ids):
-            return f"{bang}of {kind} {ids}"
-        case m.Mark(value):
-            return f"{bang}with mark {value:#x}"
-        case _:
-            return " ".join(match_words(match))
-
-
-def _joined(texts: Iterable[str]) -> str:
-    return "; ".join(dict.fromkeys(texts))
+def _captures(rule: Rule | ForeignRule) -> bool:
+    return reason_of(rule).effect in CAPTURES
 
 
 def not_intercepted(addresses: Iterable[str], *, inbound: bool, drift: bool) -> Finding:

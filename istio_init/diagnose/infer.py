@@ -1,12 +1,21 @@
 """From live rules back to the call that built them: the planner, backwards.
 
 What cannot be seen in the rules is what makes no difference to them. A rule that
-is missing may hide a flag, so whoever compares has to say what was infer_config.
+is missing may hide a flag, so whoever compares has to say what was inferred.
 """
 
 from __future__ import annotations
 
-from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, REDIRECT, TPROXY, Config
+from istio_init.config.model import (
+    APPLY,
+    ISTIO_IPTABLES,
+    LAYOUT_1_0,
+    LAYOUT_1_30,
+    REDIRECT,
+    TPROXY,
+    Config,
+)
+from istio_init.config.options import OPTIONS
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
@@ -18,6 +27,7 @@ from istio_init.rules.names import (
     DEFAULT_ROUTE_TABLE,
     DNS_PORT,
     FILTER,
+    INBOUND_PORT,
     INPUT,
     ISTIO_DIVERT,
     ISTIO_DROP,
@@ -31,10 +41,12 @@ from istio_init.rules.names import (
     MANGLE,
     NAT,
     OUTBOUND_MARK,
+    OUTBOUND_PORT,
     OUTPUT,
     PASSTHROUGH,
     PREROUTING,
     RAW,
+    TUNNEL_PORT,
 )
 from istio_init.rules.ownership import has_ours, traces
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, Network, PortRange
@@ -75,8 +87,8 @@ def infer_config(
     old = layout == LAYOUT_1_0
     mode = found.mode()
     mark = found.mark()
-    outbound_port = found.port(ISTIO_REDIRECT, 15001)
-    tunnel = 15008 if old else found.tunnel_port()
+    outbound_port = found.port(ISTIO_REDIRECT, OUTBOUND_PORT)
+    tunnel = TUNNEL_PORT if old else found.tunnel_port()
     uids, gids = found.owners("uid"), found.owners("gid")
     capture, inbound_table = (ISTIO_TPROXY, MANGLE) if mode == TPROXY else (ISTIO_IN_REDIRECT, NAT)
     inbound_all = any(
@@ -84,7 +96,7 @@ def infer_config(
         for rule in found.leading(inbound_table, ISTIO_INBOUND, capture)
     )
     on_port = found.tproxy_port()
-    inbound_port = found.port(ISTIO_IN_REDIRECT, outbound_port if old else on_port or 15006)
+    inbound_port = found.port(ISTIO_IN_REDIRECT, outbound_port if old else on_port or INBOUND_PORT)
     own_port = (_SSH,) if old else () if mode == TPROXY else (PortRange(tunnel, tunnel),)
     ipv6 = found.ipv6(old=old, passthrough=passthrough)
     servers = found.dns_servers()
@@ -225,7 +237,7 @@ class _Live:
                         pass
         returns = (rule for rule in self.rules(NAT, ISTIO_INBOUND) if rule.target == t.Return())
         ports = (one for rule in returns for one in rule.matches if isinstance(one, m.Ports))
-        return next((one.ports.low for one in ports), 15008)
+        return next((one.ports.low for one in ports), TUNNEL_PORT)
 
     def owners(self, kind: m.Owned) -> tuple[IdRange, ...]:
         """Return the proxy's users or groups, in order.
@@ -518,54 +530,9 @@ def _id_span(ids: IdRange) -> Span:
 def as_arguments(config: Config) -> tuple[str, ...]:
     """Return the arguments of a call that asks for a config in which IPv6 is settled.
 
-    It begins with the command for the layout; what is left to its default there
-    is left out, but for the ports, the users and what is captured.
+    It begins with the command for the layout. What is left to its default is left
+    out, except for the ports, the proxy's users and what is captured.
     """
-    old = config.layout == LAYOUT_1_0
-    words = ["apply"] if old else ["istio-iptables"]
-    words += ["-p", str(config.outbound_port), "-z", str(config.inbound_port)]
-    if config.tunnel_port != _DEFAULTS.tunnel_port:
-        words += ["-e", str(config.tunnel_port)]
-    words += ["-u", _listed(config.proxy_uids), "-g", _listed(config.proxy_gids)]
-    words += ["-m", config.mode]
-    words += ["-b", "*" if config.inbound_all else _listed(config.inbound_ports)]
-    words += ["-i", "*" if config.outbound_all else _listed(config.outbound_cidrs)]
-    lists = {
-        "-d": config.inbound_exclude_ports,
-        "-x": config.outbound_exclude_cidrs,
-        "-q": config.outbound_ports,
-        "-o": config.outbound_exclude_ports,
-        "-c": config.exclude_interfaces,
-        "-k": config.virtual_interfaces,
-    }
-    for flag, values in lists.items():
-        if values:
-            words += [flag, _listed(values)]
-    if config.mode == TPROXY:
-        if config.tproxy_mark != _DEFAULTS.tproxy_mark:
-            words += ["-t", str(config.tproxy_mark)]
-        if config.tproxy_table != _DEFAULTS.tproxy_table:
-            words += ["-r", str(config.tproxy_table)]
-    if config.redirect_dns:
-        words.append("--redirect-dns")
-        if config.capture_all_dns:
-            words.append("--capture-all-dns")
-        elif config.dns_servers:
-            words += ["--dns-servers", ",".join(one.address for one in config.dns_servers)]
-    if config.drop_invalid:
-        words.append("--drop-invalid")
-    if config.owner_groups is not None:
-        words += ["--outbound-owner-groups", _listed(config.owner_groups)]
-    if config.owner_groups_exclude:
-        words += ["--outbound-owner-groups-exclude", _listed(config.owner_groups_exclude)]
-    if config.loopback != DEFAULT_LOOPBACK:
-        words += ["--outbound-ipv4-loopback-cidr", str(config.loopback)]
-    words.append("--ipv6" if config.ipv6 else "--no-ipv6")
-    return tuple(words)
-
-
-_DEFAULTS = Config(LAYOUT_1_30)
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ",".join(str(one) for one in values)
+    command = APPLY if config.layout == LAYOUT_1_0 else ISTIO_IPTABLES
+    flags = (option.words(config) for option in OPTIONS if option.field != "layout")
+    return (command, *(word for words in flags for word in words))

@@ -1,4 +1,4 @@
-"""Rules of others that stand before ours and keep packets from them."""
+"""Rules of others that stand above ours and keep packets from them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.model import BUILTIN_CHAINS, ForeignRule, Rule
-from istio_init.rules.names import (
-    FILTER,
-    ISTIO_DROP,
-    ISTIO_INBOUND,
-    ISTIO_OUTPUT,
-    ISTIO_OUTPUT_DNS,
-    ISTIO_REDIRECT,
-    PREROUTING,
-    RAW,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,10 +61,10 @@ def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
     some of them, by port, address, interface or user, is taken for meant.
     ``live`` holds the rules as they stand after a run, ``planned`` ours.
     """
-    return tuple(one for one in standing_before(live, planned) if one.lost)
+    return tuple(one for one in rules_above_ours(live, planned) if one.lost)
 
 
-def standing_before(live: Ruleset, planned: Ruleset) -> Iterator[Shadow]:
+def rules_above_ours(live: Ruleset, planned: Ruleset) -> Iterator[Shadow]:
     """Yield each rule of others that stands before ours and may keep packets from them.
 
     Of those that see only some of the packets ``lost`` is empty.
@@ -93,8 +83,10 @@ def _hiding(
     for position, rule in enumerate(chain.rules):
         if rule in ours.rules:
             continue
-        after = [one for one in chain.rules[position + 1 :] if one in ours.rules]
-        lost = _lost(rule, [one for one in after if isinstance(one, Rule)], chain, table, plan)
+        below = chain.rules[position + 1 :]
+        # Those of the plan: a rule that was read does not say what it is for.
+        after = [one for one in ours.rules if isinstance(one, Rule) and one in below]
+        lost = _lost(rule, after, chain, table, plan)
         if lost or (after and _decides(rule)):
             yield Shadow(family, table.name, chain.name, position, rule, lost)
 
@@ -119,13 +111,31 @@ def _lost(
 ) -> str:
     """Return what a rule prevents, ``""`` for nothing."""
     taken = [one for one in _PROTOCOLS if _fate(rule, one, table, ()) == "ends"]
-    for one in after:
-        for protocol in _carried(one, plan):
-            if protocol in taken or _is_before_its_like(rule, one, protocol, table):
-                lost = consequence(one, chain.name, table.name, protocol, rule)
-                if lost:
-                    return lost
-    return ""
+    lost = [
+        (hidden, protocol)
+        for one in after
+        for protocol, hidden in _carried(one, plan)
+        if protocol in taken or _is_before_its_like(rule, one, protocol, table)
+    ]
+    if not lost:
+        return ""
+    # No start of a pod without such a rule of others pays for these texts.
+    from istio_init.diagnose.effects import CAPTURES, LETS_PASS, consequence
+
+    lost = [
+        (hidden, protocol)
+        for hidden, protocol in lost
+        if hidden.reason.effect not in LETS_PASS
+        and (hidden.reason.effect != "shuts IPv6" or _may_let_in(rule))
+    ]
+    lost.sort(key=lambda one: one[0].reason.effect not in CAPTURES)
+    texts = (consequence(hidden, chain.name, protocol) for hidden, protocol in lost)
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _may_let_in(rule: Rule | ForeignRule) -> bool:
+    """Whether a packet that a rule takes may come in."""
+    return not isinstance(rule, Rule) or isinstance(rule.target, t.Accept | t.Return | t.Jump)
 
 
 def _is_before_its_like(
@@ -139,60 +149,25 @@ def _is_before_its_like(
     )
 
 
-def _carried(rule: Rule, plan: Table) -> tuple[Protocol, ...]:
-    """Return the protocols of which packets reach a rule of ours for something.
+def _carried(rule: Rule, plan: Table) -> Iterator[tuple[Protocol, Rule]]:
+    """Yield the protocols for which a rule of ours is there, each with the rule that says why.
 
-    Most jumps are for TCP; one without a protocol is for UDP too where a rule
-    behind it is.
+    Most rules are for TCP. Zones are for UDP, and so is a jump to a chain in which
+    DNS queries are captured.
     """
     for match in rule.matches:
         if isinstance(match, m.Proto):
-            return (match.name,)
-    if plan.name == RAW:
-        return ("udp",)
+            yield match.name, rule
+            return
+    if rule.reason.effect == "keeps zones":
+        yield "udp", rule
+        return
+    yield "tcp", rule
     behind = plan.chain(rule.target.chain) if isinstance(rule.target, t.Jump) else None
-    jumps = (one.target for one in behind.rules if isinstance(one, Rule)) if behind else ()
-    if any(jump == t.Jump(ISTIO_OUTPUT_DNS) for jump in jumps):
-        return ("tcp", "udp")
-    return ("tcp",)
-
-
-def consequence(
-    ours: Rule,
-    chain: str,
-    table: str,
-    protocol: Protocol = "tcp",
-    rule: Rule | ForeignRule | None = None,
-) -> str:
-    """Return what does not happen to the packets that ours do not see, ``""`` if it is the same.
-
-    ``ours`` is a rule of a built-in chain; without it, or behind ``rule``, it
-    sees none.
-    """
-    match ours.target:
-        case t.Return():
-            return ""
-        case t.Jump(name) if table == RAW and name in (ISTIO_INBOUND, ISTIO_OUTPUT_DNS):
-            return "DNS connections of the application and of the agent are not kept apart"
-        case t.Jump(name) if name == ISTIO_OUTPUT:
-            if protocol == "udp":
-                return "DNS queries over UDP do not reach the agent"
-            return "outbound TCP does not reach the proxy"
-        case t.Jump(name) if name == ISTIO_INBOUND:
-            return "inbound TCP does not reach the proxy"
-        case t.Jump(name) if name == ISTIO_REDIRECT and chain == PREROUTING:
-            names = [one.name for one in ours.matches if isinstance(one, m.InInterface)]
-            return f"TCP from {', '.join(names) or 'virtual interfaces'} does not reach the proxy"
-        case t.Jump(name) if name == ISTIO_DROP:
-            return "invalid packets are not dropped"
-        case t.Reject() | t.Accept() if table == FILTER:
-            lets_in = not isinstance(rule, Rule) or isinstance(
-                rule.target, t.Accept | t.Return | t.Jump
-            )
-            rejects = isinstance(ours.target, t.Reject)
-            return "inbound IPv6 passes beside the proxy" if lets_in and rejects else ""
-        case _:
-            return "answers of captured connections do not find their way back to the proxy"
+    for one in behind.rules if behind else ():
+        if isinstance(one, Rule) and one.reason.effect == "captures DNS":
+            yield "udp", one
+            return
 
 
 def _fate(

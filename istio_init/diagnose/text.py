@@ -27,15 +27,14 @@ from istio_init.diagnose.packet import Packet, address
 from istio_init.diagnose.trace import Step, Trace, Verdict, decisions
 from istio_init.formats.iptables import rule_words, target_words
 from istio_init.lean import TYPE_CHECKING, assert_never
-from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import ForeignRule, Rule
-from istio_init.rules.names import ISTIO_REDIRECT
+from istio_init.rules.model import LAYOUT, ForeignRule, Rule, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any, Literal
 
+    from istio_init.rules.model import Effect, Reason
     from istio_init.rules.ranges import Family
 
     # What a piece of a line is, for whoever gives it a colour.
@@ -51,14 +50,8 @@ _SIGNS: dict[str, tuple[str, Style]] = {
     "no": ("no", "no"),
     "unknown": ("?", "unknown"),
 }
-# The matches in which a flag's own value stands.
-_VALUES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("-x", "-i"), (m.Destination,)),
-    **dict.fromkeys(("-o", "-q", "-b", "-d", "-e"), (m.Ports, m.MultiPorts)),
-    **dict.fromkeys(("-c", "-k"), (m.InInterface, m.OutInterface)),
-    "-t": (m.Mark, m.ConnMark),
-}
-_OWNERS = ("-u", "-g", "ISTIO_OUTBOUND_OWNER_GROUPS", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE")
+# The effects of rules whose flags list what is captured.
+_LISTS: tuple[Effect, ...] = ("captures inbound", "captures outbound")
 
 
 def lines(
@@ -141,13 +134,25 @@ def _place(step: Step) -> str:
 def _tried(step: Step, family: Family, width: int) -> Line:
     sign, style = _SIGNS[step.tried]
     reason = step.reason
-    if isinstance(step.rule, Rule) and step.tried == "yes":
-        reason = "; ".join(part for part in (step.rule.why, step.reason) if part)
+    if step.tried == "yes":
+        reason = "; ".join(part for part in (_effect(step.rule), step.reason) if part)
     spelled = _spelled(step, family)
     line = f"  {sign:<4}{step.number:>3}  ", style
     if not reason:
         return line, (spelled, style if style == "no" else "")
     return line, (f"{spelled:<{width}}  ", style if style == "no" else ""), (reason, "faint")
+
+
+def _effect(rule: Rule | ForeignRule | None) -> str:
+    """Return what a planned rule does and by which flag, ``""`` of any other."""
+    reason = reason_of(rule)
+    return f"{reason.effect} ({_flag(reason)})" if reason.flag else ""
+
+
+def _flag(reason: Reason) -> str:
+    """Return the flag of a rule and the value that the rule comes from, as a user writes them."""
+    value = "'*'" if reason.value == "*" else str(reason.value)
+    return f"{reason.flag} {value}" if value else reason.flag
 
 
 def _spelled(step: Step, family: Family) -> str:
@@ -228,51 +233,29 @@ def _cause(step: Step, found: Trace, annotations: Mapping[str, str]) -> str:
 
 
 def _because(rule: Rule, annotations: Mapping[str, str]) -> str:
-    value = _value(rule)
-    plain = rule.flag == "-i" and isinstance(rule.target, t.Return) and rule.matches
-    if not rule.flag or plain:
-        return f" ({rule.why})" if rule.why else ""
-    said = f", because of {rule.flag}{value and f' {value}'}"
-    return said + _annotated(rule.flag, annotations)
+    reason = rule.reason
+    if reason.flag == LAYOUT:
+        # No other flag takes such a rule away.
+        return f" ({reason.text})"
+    if not reason.flag:
+        return ""
+    return f", because of {_flag(reason)}{_annotated(reason.flag, annotations)}"
 
 
 def _annotated(flag: str, annotations: Mapping[str, str]) -> str:
-    found = annotations.get(flag, "")
-    return f" (pod annotation {found})" if found else ""
-
-
-def _value(rule: Rule) -> str:
-    """Return the value of a rule's flag as the rule has it."""
-    kinds = _VALUES.get(rule.flag, (m.Owner,) if rule.flag in _OWNERS else ())
-    for match in rule.matches:
-        if isinstance(match, kinds):
-            match match:
-                case m.Destination():
-                    return str(match.network)
-                case m.InInterface() | m.OutInterface():
-                    return match.name
-                case m.Ports():
-                    return str(match.ports)
-                case m.Owner():
-                    return str(match.ids)
-                case m.Mark() | m.ConnMark():
-                    return f"{match.value:#x}"
-                case _:
-                    continue
-    return "'*'" if rule.flag in ("-i", "-b") and isinstance(rule.target, t.Jump) else ""
+    annotation = annotations.get(flag, "")
+    return f" (pod annotation {annotation})" if annotation else ""
 
 
 def _ended(step: Step, found: Trace, annotations: Mapping[str, str]) -> str:
     """Return that a chain let go of the packet, and which flags might have captured it."""
     flags = {
-        one.rule.flag: None
+        one.rule.reason.flag: None
         for one in found.steps
         if one.tried == "no"
         and (one.hook, one.table, one.chain) == (step.hook, step.table, step.chain)
         and isinstance(one.rule, Rule)
-        and one.rule.flag in ("-i", "-q", "-b")
-        and isinstance(one.rule.target, t.Jump)
-        and one.rule.target.chain.endswith(ISTIO_REDIRECT.removeprefix("ISTIO_"))
+        and one.rule.reason.effect in _LISTS
     }
     said = f"no rule of {step.chain} takes it"
     if not flags:
@@ -336,7 +319,7 @@ def document(
 
 
 def _step(step: Step, family: Family, annotations: Mapping[str, str]) -> dict[str, Any]:
-    flag = getattr(step.rule, "flag", "")
+    reason = reason_of(step.rule)
     return {
         "hook": step.hook,
         "backend": step.backend,
@@ -346,7 +329,7 @@ def _step(step: Step, family: Family, annotations: Mapping[str, str]) -> dict[st
         "number": step.number,
         "rule": _spelled(step, family),
         "reason": step.reason,
-        "why": getattr(step.rule, "why", ""),
-        "flag": flag,
-        "annotation": annotations.get(flag, ""),
+        "why": reason.text,
+        "flag": reason.flag,
+        "annotation": annotations.get(reason.flag, ""),
     }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.formats.iptables import tool
-from istio_init.formats.save import table_commands
+from istio_init.formats.iptables import table_commands, tool
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules.ranges import IPV4
 
@@ -24,9 +23,9 @@ def _commands(plan: Plan) -> Iterator[str]:
     for ruleset in plan.rulesets:
         program = tool(ruleset.family)
         for table in ruleset.tables:
-            for command in table_commands(table, ruleset.family):
-                words = " ".join(_quoted(word) for word in command.split(" "))
-                yield f"{program} -t {table.name} {words}"
+            for command, words in table_commands(table, ruleset.family):
+                quoted = " ".join(_quoted(word) for word in (*command, *words))
+                yield f"{program} -t {table.name} {quoted}"
     yield from route_commands(plan)
 
 

@@ -12,7 +12,7 @@
 CHAIN is ``{"policy": "ACCEPT" or null, "rules": [RULE, ...]}``. RULE is
 ``{"spec": "-p tcp -j REDIRECT --to-ports 15001", "place": "head" or "tail",
 "why": "...", "flag": "-p"}``: ``spec`` is what ``iptables -S`` prints after ``-A
-CHAIN``, ``flag`` the flag (or environment variable) that asked for the rule.
+CHAIN``, ``why`` the reason for the rule, ``flag`` the flag that put it there.
 Keys are added within a version; none changes its meaning or goes away.
 """
 
@@ -22,9 +22,10 @@ import json
 
 from istio_init.formats.iptables import rule_words
 from istio_init.lean import TYPE_CHECKING
+from istio_init.rules.model import Rule, reason_of
 
 if TYPE_CHECKING:
-    from istio_init.rules.model import ForeignRule, Plan, Rule
+    from istio_init.rules.model import ForeignRule, Plan
     from istio_init.rules.ranges import Family
 
 VERSION = 1
@@ -59,5 +60,10 @@ def render(plan: Plan) -> str:
 
 
 def _rule(rule: Rule | ForeignRule, family: Family) -> dict[str, str]:
-    document = {"spec": " ".join(rule_words(rule, family))}
-    return document | {name: getattr(rule, name, "") for name in ("place", "why", "flag")}
+    reason = reason_of(rule)
+    return {
+        "spec": " ".join(rule_words(rule, family)),
+        "place": rule.place if isinstance(rule, Rule) else "",
+        "why": reason.text,
+        "flag": reason.flag,
+    }

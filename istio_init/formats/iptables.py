@@ -1,4 +1,4 @@
-"""One rule as the words iptables prints, and reads, for it.
+"""Rules and tables as the words that iptables prints and reads for them.
 
 This is the only place that knows how a match or a target is spelled; every
 text format and the parser's round trip rest on it.
@@ -9,10 +9,13 @@ from __future__ import annotations
 from istio_init.lean import TYPE_CHECKING, assert_never
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import ForeignRule, Rule
+from istio_init.rules.model import BUILTIN_CHAINS, HEAD, ForeignRule, Rule
 from istio_init.rules.ranges import FULL_MASK, IPV4
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.rules.model import Table
     from istio_init.rules.ranges import Family
 
 _RESTORE_WORDS = 200
@@ -33,6 +36,18 @@ def rule_words(rule: Rule | ForeignRule, family: Family) -> list[str]:
 def rule_line(chain: str, rule: Rule | ForeignRule, family: Family) -> str:
     """Return a rule as a line of ``iptables -S``."""
     return " ".join(("-A", chain, *rule_words(rule, family)))
+
+
+def table_commands(table: Table, family: Family) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the commands that build a table's chains: the words of the command, and of its rule."""
+    for chain in table.chains:
+        if chain.name not in BUILTIN_CHAINS[table.name]:
+            yield ["-N", chain.name], []
+    for chain in table.chains:
+        for number, rule in enumerate(chain.rules, 1):
+            head = isinstance(rule, Rule) and rule.place == HEAD
+            command = ["-I", chain.name, str(number)] if head else ["-A", chain.name]
+            yield command, rule_words(rule, family)
 
 
 def match_words(match: m.Match) -> list[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from istio_init.formats.iptables import restore_words, rule_words
+from istio_init.formats.commands import route_commands
+from istio_init.formats.iptables import restore_words, table_commands
 from istio_init.lean import TYPE_CHECKING
-from istio_init.rules.model import BUILTIN_CHAINS, HEAD, TABLES
+from istio_init.rules.model import TABLES
 from istio_init.rules.ranges import IPV4
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from istio_init.rules.model import Plan, Table
-    from istio_init.rules.ranges import Family
+    from istio_init.rules.model import Plan
 
 
 def render(plan: Plan) -> str:
@@ -40,27 +40,8 @@ def _lines(plan: Plan) -> Iterator[str]:
             yield f"*{name}"
             for family, table in found:
                 mark = ("-4 " if family == IPV4 else "-6 ") if marked else ""
-                for line in table_commands(table, family, restore_words):
-                    yield mark + line
+                for command, words in table_commands(table, family):
+                    yield mark + " ".join((*command, *restore_words(words)))
             yield "COMMIT"
-    from istio_init.formats.commands import route_commands
-
-    for command in route_commands(plan):
-        yield f"# {command}"
-
-
-def table_commands(
-    table: Table,
-    family: Family,
-    written: Callable[[list[str]], list[str]] = lambda words: words,
-) -> Iterator[str]:
-    """Yield the commands that build a table's chains; ``written`` is how words are put."""
-    for chain in table.chains:
-        if chain.name not in BUILTIN_CHAINS[table.name]:
-            yield f"-N {chain.name}"
-    for chain in table.chains:
-        for number, rule in enumerate(chain.rules, 1):
-            words = rule_words(rule, family)
-            head = getattr(rule, "place", None) == HEAD
-            verb = f"-I {chain.name} {number}" if head else f"-A {chain.name}"
-            yield " ".join((verb, *written(words)))
+    for line in route_commands(plan):
+        yield f"# {line}"

@@ -8,7 +8,7 @@ from istio_init.errors import Location
 from istio_init.formats.iptables import rule_line
 from istio_init.formats.xt_entry import extensions
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.rules.model import Rule
+from istio_init.rules.model import Rule, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,8 +66,8 @@ def location(backend: str, family: Family, table: str, step: Change) -> Location
     rule = step.rule
     if rule is None:
         return Location(backend, family, table)
-    flag = rule.flag if isinstance(rule, Rule) else ""
-    return Location(backend, family, table, rule_line(step.chain, rule, family), flag)
+    line = rule_line(step.chain, rule, family)
+    return Location(backend, family, table, line, reason_of(rule).flag)
 
 
 def in_legacy(feature: Feature) -> bool:

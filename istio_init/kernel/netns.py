@@ -7,7 +7,10 @@ import os
 import sys
 
 from istio_init.errors import ApplyError
-from istio_init.lean import Record
+from istio_init.lean import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Source: linux/sched.h.
 _CLONE_NEWNET = 0x40000000
@@ -90,16 +93,31 @@ def _cannot(verb: str, namespace: str, path: str, error: OSError) -> ApplyError:
 
 
 class PodNamespace(Record):
-    """A pod's network namespace: its inode, and the lowest PID of a process in it."""
+    """A pod's network namespace, held open: nobody else gets its number meanwhile.
+
+    ``pid`` is the lowest of a process that was seen in it. ``network`` and ``host``
+    are open files that stand for the namespaces of its network and its host name;
+    ``host`` is -1 where there is none to be had. ``close`` lets both go.
+    """
 
     inode: int
     pid: int
+    network: int
+    host: int
+
+    def close(self) -> None:
+        """Let the namespaces go."""
+        for handle in (self.network, self.host):
+            if handle >= 0:
+                os.close(handle)
 
 
-def of_pods() -> tuple[PodNamespace, ...]:
-    """Return every network namespace that a process is in, but the node's own, by PID.
+def of_pods() -> Iterator[PodNamespace]:
+    """Yield every network namespace that a process is in, but the node's own, by PID.
 
-    The node's is that of PID 1. Processes that end meanwhile are passed over.
+    The node's is that of PID 1. Each is opened the moment it is seen, by whichever of
+    its processes is still there: the others may end at any time. Whoever takes one
+    closes it.
 
     Raises:
         ApplyError: this process may not see in which namespaces the others are.
@@ -112,32 +130,61 @@ def of_pods() -> tuple[PodNamespace, ...]:
             why="permission denied",
             remedy="run as root in the node's PID namespace (hostPID: true), with SYS_PTRACE",
         )
-    lowest: dict[int, int] = {}
+    return _unlike(own)
+
+
+def _unlike(own: int) -> Iterator[PodNamespace]:
+    seen = {own}
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        inode = _inode(pid)
-        if inode is not None and inode != own:
-            lowest.setdefault(inode, pid)
-    return tuple(PodNamespace(inode, pid) for inode, pid in lowest.items())
+        if _inode(pid) in (None, *seen):
+            continue
+        network = _opened(pid, "net")
+        if network < 0:
+            continue
+        inode = os.fstat(network).st_ino
+        if inode in seen:
+            # The PID is another process's by now.
+            os.close(network)
+            continue
+        seen.add(inode)
+        yield PodNamespace(inode, pid, network, _opened(pid, "uts"))
 
 
-def enter_host_name(pid: int) -> str:
-    """Move this process where a process has its host name; return that name.
+def count_of_pods() -> int:
+    """Return how many network namespaces ``of_pods`` would find now."""
+    inodes = {_inode(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return len(inodes - {None, _inode(1)})
 
-    Returns ``""`` where the name is the one that this process had already (a pod has
-    a name of its own, a node's daemon has not), and where the other process has gone.
+
+def _opened(pid: int, kind: str) -> int:
+    """Return an open file that stands for a namespace of a process, -1 where it has gone."""
+    try:
+        return os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return -1
+
+
+def enter_pod(pod: PodNamespace) -> str:
+    """Move this process into a pod's network, and where its host name is; return that name.
+
+    Returns ``""`` where the name is the one that this process had already: a pod has a
+    name of its own, a node's daemon has not.
+
+    Raises:
+        ApplyError: the network namespace may not be entered.
     """
     own = os.uname().nodename
     try:
-        handle = os.open(f"/proc/{pid}/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+        if pod.host >= 0:
+            _setns(pod.host, _CLONE_NEWUTS)
     except OSError:
-        return ""
-    try:
-        _setns(handle, _CLONE_NEWUTS)
-    except OSError:
-        return ""
-    finally:
-        os.close(handle)
+        # Only the name remains unknown.
+        pass
     name = os.uname().nodename
+    try:
+        _setns(pod.network, _CLONE_NEWNET)
+    except OSError as error:
+        raise _cannot("enter", str(pod.pid), f"/proc/{pod.pid}/ns/net", error) from error
     return "" if name == own else name
 
 

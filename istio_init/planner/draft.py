@@ -12,6 +12,7 @@ from istio_init.rules.model import (
     TABLES,
     Chain,
     PolicyRoute,
+    Reason,
     Ruleset,
     make_table,
     rule,
@@ -38,6 +39,89 @@ if TYPE_CHECKING:
 TCP = m.Proto("tcp")
 UDP = m.Proto("udp")
 
+_RUN = "proxy_init 1.0.2, istio-iptables.sh; istio 1.30, capture/run.go, Run"
+_PORTS = (
+    "proxy_init 1.0.2, istio-iptables.sh; istio 1.30, capture/run.go, handleInboundPortsInclude"
+)
+_TO_OUTBOUND_PORT = Reason(
+    "-p",
+    "",
+    "captures outbound",
+    "Every rule that captures outbound TCP jumps here, and this REDIRECT hands the connection to "
+    "the proxy.",
+    _RUN,
+)
+_TO_INBOUND_PORT = Reason(
+    "-z",
+    "",
+    "captures inbound",
+    "Every rule that captures inbound TCP in REDIRECT mode jumps here, and this REDIRECT hands "
+    "the connection to the proxy.",
+    _RUN,
+)
+_INBOUND = Reason(
+    "-b",
+    "",
+    "captures inbound",
+    "What comes into the pod passes PREROUTING; without this jump no inbound port is captured.",
+    _PORTS,
+)
+_EVERY_PORT = Reason(
+    "-b",
+    "*",
+    "captures inbound",
+    "Every inbound port is to be captured; what no rule above has left alone goes to the proxy.",
+    _PORTS,
+)
+_LISTED_PORT = Reason(
+    "-b",
+    "",
+    "captures inbound",
+    "This port is to be captured; connections to a port that no rule names go to the application "
+    "past the proxy.",
+    _PORTS,
+)
+_EXCLUDED_PORT = Reason(
+    "-d",
+    "",
+    "left alone",
+    "This port is to be left alone; the rule stands above the one that captures every port, "
+    "because the first rule that matches decides.",
+    _PORTS,
+)
+_ESTABLISHED = Reason(
+    "-b",
+    "",
+    "finds the proxy's socket",
+    "The proxy holds this connection already; its later packets have to reach the same socket as "
+    "the first.",
+    _PORTS,
+)
+_DIVERT_MARK = Reason(
+    "-t",
+    "",
+    "finds the proxy's socket",
+    "Only packets with this mark are looked up in the route table of -r, in which every address "
+    "is local; without it the proxy's socket does not get them.",
+    _RUN,
+)
+_DIVERT_ACCEPT = Reason(
+    "-m",
+    TPROXY,
+    "finds the proxy's socket",
+    "The packet is marked and on its way to the proxy's socket; no later rule may treat it as a "
+    "new connection.",
+    _RUN,
+)
+_TPROXY = Reason(
+    "-m",
+    TPROXY,
+    "captures inbound",
+    "TPROXY gives the connection to the proxy with both addresses unchanged, so that the "
+    "application can see the client's address.",
+    _RUN,
+)
+
 
 class Draft:
     """Collects one family's rules; a chain comes into being with its first rule."""
@@ -47,13 +131,19 @@ class Draft:
         self._heads: dict[tuple[str, str], list[Rule]] = {}
         self._tails: dict[tuple[str, str], list[Rule]] = {}
 
-    def append(self, table: str, chain: str, *rules: Rule) -> None:
-        """Add rules at the end of a chain."""
-        self._tails.setdefault((table, chain), []).extend(rules)
+    def append(
+        self, table: str, chain: str, *matches: m.Match, target: t.Target, reason: Reason
+    ) -> None:
+        """Add a rule at the end of a chain."""
+        added = rule(*matches, target=target, reason=reason)
+        self._tails.setdefault((table, chain), []).append(added)
 
-    def insert(self, table: str, chain: str, added: Rule) -> None:
+    def insert(
+        self, table: str, chain: str, *matches: m.Match, target: t.Target, reason: Reason
+    ) -> None:
         """Add a rule at the head of a shared chain, above earlier inserts."""
-        self._heads.setdefault((table, chain), []).insert(0, added.replace(place=HEAD))
+        added = rule(*matches, target=target, place=HEAD, reason=reason)
+        self._heads.setdefault((table, chain), []).insert(0, added)
 
     def ruleset(self) -> Ruleset:
         """Return what was collected as a rule set."""
@@ -82,29 +172,21 @@ def port(protocol: Protocol, side: m.Side, ports: PortRange, *, negated: bool = 
 
 
 def proxy_redirects(draft: Draft, config: Config) -> None:
-    """Add the two chains that send a connection to the proxy.
-
-    Source: proxy_init 1.0.2, istio-iptables.sh; istio 1.30, capture/run.go, Run.
-    """
+    """Add the two chains that send a connection to the proxy."""
+    outbound, inbound = config.outbound_port, config.inbound_port
     draft.append(
         NAT,
         ISTIO_REDIRECT,
-        rule(
-            TCP,
-            then=t.Redirect(config.outbound_port),
-            why="outbound connections go to the proxy",
-            flag="-p",
-        ),
+        TCP,
+        target=t.Redirect(outbound),
+        reason=_TO_OUTBOUND_PORT.of(outbound),
     )
     draft.append(
         NAT,
         ISTIO_IN_REDIRECT,
-        rule(
-            TCP,
-            then=t.Redirect(config.inbound_port),
-            why="inbound connections go to the proxy",
-            flag="-z",
-        ),
+        TCP,
+        target=t.Redirect(inbound),
+        reason=_TO_INBOUND_PORT.of(inbound),
     )
 
 
@@ -112,20 +194,17 @@ def capture_ports(
     draft: Draft,
     config: Config,
     *,
-    spared: tuple[Rule, ...],
+    exemptions: tuple[tuple[PortRange, Reason], ...],
     established: tuple[m.Match, ...],
-    times: int,
+    repeat: int,
     on_port: int,
 ) -> None:
     """Add the ISTIO_INBOUND rules that capture the application's TCP ports.
 
-    Exclusions precede the catch-all because the first match wins, and count
-    only with ``-b '*'``. ``spared`` stands before them. TPROXY lets packets of
-    connections that exist, recognised by ``established`` (written ``times``
-    times for a listed port), pass to their socket.
-
-    Source: proxy_init 1.0.2, istio-iptables.sh; istio 1.30, capture/run.go,
-    handleInboundPortsInclude.
+    ``exemptions`` are ports that the layout leaves alone with ``-b '*'``. In TPROXY
+    mode ``established`` matches the packets of connections that the proxy holds
+    already, and a rule for a listed port is written ``repeat`` times; TPROXY hands
+    new connections to ``on_port``.
     """
     if not config.captures_inbound:
         return
@@ -133,73 +212,42 @@ def capture_ports(
     table = MANGLE if tproxy else NAT
     if tproxy:
         _tproxy_chains(draft, config, on_port)
-    draft.append(
-        table,
-        PREROUTING,
-        rule(TCP, then=t.Jump(ISTIO_INBOUND), why="inbound TCP is looked at", flag="-b"),
-    )
+    jump = _INBOUND.of("*") if config.inbound_all else _INBOUND
+    draft.append(table, PREROUTING, TCP, target=t.Jump(ISTIO_INBOUND), reason=jump)
     capture = t.Jump(ISTIO_TPROXY) if tproxy else t.Jump(ISTIO_IN_REDIRECT)
+    divert = t.Jump(ISTIO_DIVERT)
     if config.inbound_all:
-        draft.append(table, ISTIO_INBOUND, *spared)
-        for excluded in config.inbound_exclude_ports:
-            draft.append(
-                table,
-                ISTIO_INBOUND,
-                rule(
-                    TCP,
-                    port("tcp", "dport", excluded),
-                    then=t.Return(),
-                    why="inbound port left alone",
-                    flag="-d",
-                ),
-            )
+        excluded = ((ports, _EXCLUDED_PORT.of(ports)) for ports in config.inbound_exclude_ports)
+        for ports, reason in (*exemptions, *excluded):
+            to_port = port("tcp", "dport", ports)
+            draft.append(table, ISTIO_INBOUND, TCP, to_port, target=t.Return(), reason=reason)
         if tproxy:
-            draft.append(table, ISTIO_INBOUND, _divert(*established))
-        draft.append(
-            table,
-            ISTIO_INBOUND,
-            rule(TCP, then=capture, why="every inbound port captured", flag="-b"),
-        )
+            reason = _ESTABLISHED.of("*")
+            draft.append(table, ISTIO_INBOUND, TCP, *established, target=divert, reason=reason)
+        draft.append(table, ISTIO_INBOUND, TCP, target=capture, reason=_EVERY_PORT)
         return
-    for included in config.inbound_ports:
-        to_port = port("tcp", "dport", included)
-        if tproxy:
-            draft.append(table, ISTIO_INBOUND, *[_divert(to_port, *established)] * times)
-        draft.append(
-            table,
-            ISTIO_INBOUND,
-            rule(TCP, to_port, then=capture, why="inbound port captured", flag="-b"),
-        )
-
-
-def _divert(*matches: m.Match) -> Rule:
-    return rule(
-        TCP,
-        *matches,
-        then=t.Jump(ISTIO_DIVERT),
-        why="connection that the proxy already has",
-        flag="-b",
-    )
+    for ports in config.inbound_ports:
+        to_port = port("tcp", "dport", ports)
+        for _ in range(repeat if tproxy else 0):
+            matches = (TCP, to_port, *established)
+            reason = _ESTABLISHED.of(ports)
+            draft.append(table, ISTIO_INBOUND, *matches, target=divert, reason=reason)
+        reason = _LISTED_PORT.of(ports)
+        draft.append(table, ISTIO_INBOUND, TCP, to_port, target=capture, reason=reason)
 
 
 def _tproxy_chains(draft: Draft, config: Config, on_port: int) -> None:
-    mark = "the mark leads the packet to the local route table"
-    draft.append(
-        MANGLE,
-        ISTIO_DIVERT,
-        rule(then=t.SetMark(config.tproxy_mark), why=mark, flag="-t"),
-        rule(then=t.Accept(), why="nothing more to decide", flag="-m"),
-    )
+    mark = config.tproxy_mark
+    reason = _DIVERT_MARK.of(f"{mark:#x}")
+    draft.append(MANGLE, ISTIO_DIVERT, target=t.SetMark(mark), reason=reason)
+    draft.append(MANGLE, ISTIO_DIVERT, target=t.Accept(), reason=_DIVERT_ACCEPT)
     draft.append(
         MANGLE,
         ISTIO_TPROXY,
-        rule(
-            TCP,
-            m.Destination(loopback(config, draft.family), negated=True),
-            then=t.Tproxy(on_port, config.tproxy_mark),
-            why="inbound connections go to the proxy, addresses unchanged",
-            flag="-m",
-        ),
+        TCP,
+        m.Destination(loopback(config, draft.family), negated=True),
+        target=t.Tproxy(on_port, mark),
+        reason=_TPROXY,
     )
 
 
@@ -211,9 +259,10 @@ def proxy_owners(config: Config) -> tuple[m.Owner, ...]:
     )
 
 
-def owner_flag(owner: m.Owner) -> str:
-    """Return the flag that names the proxy's users or groups."""
-    return "-u" if owner.kind == "uid" else "-g"
+def for_owner(reason: Reason, owner: m.Owner) -> Reason:
+    """Return the reason of a rule for one of the proxy's users or groups."""
+    flag = "-u" if owner.kind == "uid" else "-g"
+    return Reason(flag, owner.ids, reason.effect, reason.text, reason.source)
 
 
 def tproxy_route(config: Config, family: Family) -> tuple[PolicyRoute, ...]:
@@ -229,14 +278,14 @@ def tproxy_route(config: Config, family: Family) -> tuple[PolicyRoute, ...]:
 
 def warnings(config: Config) -> tuple[str, ...]:
     """Return what is allowed in both layouts but seldom meant."""
-    found = []
+    texts = []
     if config.inbound_exclude_ports and not config.inbound_all:
-        found.append("-d does nothing without -b '*'")
-    found += [
+        texts.append("-d does nothing without -b '*'")
+    texts += [
         f"-x {cidr} leaves all outbound traffic of its family alone"
         for cidr in config.outbound_exclude_cidrs
         if cidr.everything
     ]
     listed = {"-c": config.exclude_interfaces, "-k": config.virtual_interfaces}
-    found += [f"{flag} + means every interface" for flag, names in listed.items() if "+" in names]
-    return tuple(found)
+    texts += [f"{flag} + means every interface" for flag, names in listed.items() if "+" in names]
+    return tuple(texts)

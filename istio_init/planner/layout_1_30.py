@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from istio_init.config.model import TPROXY
+from istio_init.config.model import LAYOUT_1_30, TPROXY
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.planner.draft import (
     TCP,
     UDP,
     Draft,
     capture_ports,
+    for_owner,
     loopback,
-    owner_flag,
     port,
     proxy_owners,
     proxy_redirects,
@@ -19,10 +19,8 @@ from istio_init.planner.draft import (
 )
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import Plan, Ruleset, rule
+from istio_init.rules.model import LAYOUT, Plan, Reason, Ruleset
 from istio_init.rules.names import (
-    AGENT_DNS_PORT,
-    APP_ZONE,
     DNS_PORT,
     ISTIO_DROP,
     ISTIO_IN_REDIRECT,
@@ -33,18 +31,173 @@ from istio_init.rules.names import (
     LOOPBACK_IPV6,
     MANGLE,
     NAT,
-    OUTBOUND_MARK,
     OUTPUT,
     PASSTHROUGH,
     PREROUTING,
-    PROXY_ZONE,
-    RAW,
 )
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, PortRange
 
 if TYPE_CHECKING:
     from istio_init.config.model import Config, Facts
     from istio_init.rules.ranges import Family, Network
+
+_RUN = "istio 1.30, capture/run.go, Run"
+_INTERFACES = "istio 1.30, capture/run.go, shortCircuitExcludeInterfaces"
+_VIRTUAL = "istio 1.30, capture/run.go, shortCircuitKubeInternalInterface"
+_GROUPS = "istio 1.30, capture/run.go, handleCaptureByOwnerGroup"
+_PORTS = "istio 1.30, capture/run.go, handleOutboundPortsInclude"
+_CIDRS = "istio 1.30, capture/run.go, handleOutboundIncludeRules"
+
+_EXCLUDED_INTERFACE = Reason(
+    "-c",
+    "",
+    "left alone",
+    "All traffic of this interface is to be left alone, in and out; the rule stands above every "
+    "jump to a chain that captures.",
+    _INTERFACES,
+)
+_NOT_INBOUND = Reason(
+    "-k",
+    "",
+    "left alone",
+    "What a virtual machine sends comes in by this interface though it is outbound traffic; "
+    "without this rule it would be captured as inbound.",
+    _VIRTUAL,
+)
+_VIRTUAL_MACHINE = Reason(
+    "-k",
+    "",
+    "captures a virtual machine",
+    "A virtual machine's outbound connections pass PREROUTING and never OUTPUT; only here can they "
+    "be captured.",
+    _CIDRS,
+)
+_INVALID = Reason(
+    "--drop-invalid",
+    "",
+    "drops invalid",
+    "A packet that belongs to no tracked connection goes past the proxy, and the kernel answers it "
+    "with a reset that ends the client's connection.",
+    _RUN,
+)
+_TUNNEL = Reason(
+    "-e",
+    "",
+    "left alone",
+    "HBONE connections are meant for the proxy and come to its own port; they must not be "
+    "redirected to another one.",
+    _RUN,
+)
+_OUTBOUND = Reason(
+    LAYOUT,
+    LAYOUT_1_30,
+    "captures outbound",
+    "What the pod sends passes OUTPUT; without this jump nothing outbound is captured.",
+    _RUN,
+)
+_EXCLUDED_PORT = Reason(
+    "-o",
+    "",
+    "left alone",
+    "This port is to be left alone whatever the destination; the rule stands above all that "
+    "capture, because the first rule that matches decides.",
+    _RUN,
+)
+_DELIVERY = Reason(
+    LAYOUT,
+    LAYOUT_1_30,
+    "delivers to the application",
+    "The proxy binds this address when it hands an inbound connection to the application; "
+    "captured, the connection would come back to the proxy in an endless loop.",
+    _RUN,
+)
+_PROXY_SELF_CALL = Reason(
+    "-u",
+    "",
+    "self-call through the proxy",
+    "The application called a service and the proxy chose its own pod; the connection goes in by "
+    "the inbound port, like one from another pod.",
+    _RUN,
+)
+_APPLICATION_SELF_CALL = Reason(
+    "-u",
+    "",
+    "left alone",
+    "A call of the application to its own pod leaves by lo and needs no proxy on either side; the "
+    "rule is not written when -i names a loopback range, which asks for such calls.",
+    _RUN,
+)
+_PROXY = Reason(
+    "-u",
+    "",
+    "the proxy's own traffic",
+    "The proxy's own connections have to leave the pod; if they were captured they would come back "
+    "to the proxy in an endless loop.",
+    _RUN,
+)
+_EXCLUDED_GROUP = Reason(
+    "--outbound-owner-groups-exclude",
+    "",
+    "left alone",
+    "Processes of this group are to reach the network past the proxy; the rule stands above those "
+    "that capture, because the first rule that matches decides.",
+    _GROUPS,
+)
+_OTHER_GROUPS = Reason(
+    "--outbound-owner-groups",
+    "",
+    "left alone",
+    "Only processes of these groups are to be captured; one rule with all of them matches "
+    "everybody else.",
+    _GROUPS,
+)
+_DNS = Reason(
+    "--redirect-dns",
+    "",
+    "captures DNS",
+    "DNS queries leave the pod by OUTPUT like all traffic; without this jump none reaches the "
+    "agent.",
+    _RUN,
+)
+_LOOPBACK_IPV4 = Reason(
+    "--outbound-ipv4-loopback-cidr",
+    "",
+    "left alone",
+    "The containers of a pod call each other over loopback; such calls do not go through the "
+    "proxy.",
+    _RUN,
+)
+_LOOPBACK_IPV6 = _LOOPBACK_IPV4.replace(flag=LAYOUT, value=LAYOUT_1_30)
+_EXCLUDED = Reason(
+    "-x",
+    "",
+    "left alone",
+    "This destination is to be left alone; the rule stands above those that capture, because the "
+    "first rule that matches decides.",
+    _RUN,
+)
+_PORT = Reason(
+    "-q",
+    "",
+    "captures outbound",
+    "This port is to be captured whatever the destination, also where -i does not name it.",
+    _PORTS,
+)
+_EVERYTHING = Reason(
+    "-i",
+    "*",
+    "captures outbound",
+    "Every destination is to be captured; what no rule above has left alone goes to the proxy.",
+    _CIDRS,
+)
+_INCLUDED = Reason(
+    "-i",
+    "",
+    "captures outbound",
+    "This destination is to be captured; connections to one that no rule names leave the pod past "
+    "the proxy.",
+    _CIDRS,
+)
 
 
 class _Dns(Record):
@@ -107,214 +260,127 @@ def _dns(config: Config, facts: Facts) -> _Dns:
 
 def _rules(config: Config, dns: _Dns, family: Family) -> Ruleset:
     draft = Draft(family)
-    _spare_interfaces(draft, config)
-    _enter_from_virtual_interfaces(draft, config)
+    tproxy = config.mode == TPROXY
+    _exclude_interfaces(draft, config)
+    for name in config.virtual_interfaces:
+        reason = _NOT_INBOUND.of(name)
+        draft.insert(NAT, PREROUTING, m.InInterface(name), target=t.Return(), reason=reason)
     if config.drop_invalid:
-        _drop_invalid(draft)
-    draft.append(
-        NAT,
-        ISTIO_INBOUND,
-        rule(
-            TCP,
-            port("tcp", "dport", PortRange(config.tunnel_port, config.tunnel_port)),
-            then=t.Return(),
-            why="the tunnel port is the proxy's own",
-            flag="-e",
-        ),
-    )
+        invalid = m.CtState(("INVALID",))
+        draft.append(MANGLE, PREROUTING, invalid, target=t.Jump(ISTIO_DROP), reason=_INVALID)
+        draft.append(MANGLE, ISTIO_DROP, target=t.Drop(), reason=_INVALID)
+    to_tunnel = port("tcp", "dport", PortRange(config.tunnel_port, config.tunnel_port))
+    reason = _TUNNEL.of(config.tunnel_port)
+    draft.append(NAT, ISTIO_INBOUND, TCP, to_tunnel, target=t.Return(), reason=reason)
     proxy_redirects(draft, config)
-    if config.mode == TPROXY:
-        _tproxy_guards(draft, config)
+    if tproxy:
+        from istio_init.planner.tproxy import tproxy_guards
+
+        tproxy_guards(draft, config)
     capture_ports(
         draft,
         config,
-        spared=(),
+        exemptions=(),
         established=(m.CtState(("RELATED", "ESTABLISHED")),),
-        times=1,
+        repeat=1,
         on_port=config.inbound_port,
     )
-    draft.append(
-        NAT,
-        OUTPUT,
-        rule(then=t.Jump(ISTIO_OUTPUT), why="everything outbound is looked at", flag="-i"),
-    )
+    draft.append(NAT, OUTPUT, target=t.Jump(ISTIO_OUTPUT), reason=_OUTBOUND)
     _outbound(draft, config, dns)
     if dns.on:
-        _dns_redirects(draft, dns)
-    if dns.on and config.dns_zones:
-        _dns_zones(draft, config, dns)
-    if config.mode == TPROXY:
-        _tproxy_marks(draft, config)
+        from istio_init.planner.dns import dns_redirects, dns_zones
+
+        dns_redirects(draft, dns.destinations(family))
+        if config.dns_zones:
+            dns_zones(draft, config, dns.destinations(family))
+    if tproxy:
+        from istio_init.planner.tproxy import tproxy_marks
+
+        tproxy_marks(draft, config)
     return draft.ruleset()
 
 
-def _spare_interfaces(draft: Draft, config: Config) -> None:
-    """Add the rules that leave the traffic of whole interfaces alone.
-
-    Source: istio 1.30, capture/run.go, shortCircuitExcludeInterfaces.
-    """
+def _exclude_interfaces(draft: Draft, config: Config) -> None:
+    """Add the rules that leave the traffic of whole interfaces alone."""
     tables = (NAT, MANGLE) if config.mode == TPROXY else (NAT,)
     for name in config.exclude_interfaces:
+        reason = _EXCLUDED_INTERFACE.of(name)
         for table in tables:
-            why = "interface left alone"
-            draft.append(
-                table, PREROUTING, rule(m.InInterface(name), then=t.Return(), why=why, flag="-c")
-            )
-            draft.append(
-                table, OUTPUT, rule(m.OutInterface(name), then=t.Return(), why=why, flag="-c")
-            )
-
-
-def _enter_from_virtual_interfaces(draft: Draft, config: Config) -> None:
-    """Add the rules that take virtual interfaces out of the inbound rules.
-
-    Source: istio 1.30, capture/run.go, shortCircuitKubeInternalInterface.
-    """
-    for name in config.virtual_interfaces:
-        draft.insert(
-            NAT,
-            PREROUTING,
-            rule(
-                m.InInterface(name),
-                then=t.Return(),
-                why="a virtual machine's outbound traffic is not inbound",
-                flag="-k",
-            ),
-        )
-
-
-def _drop_invalid(draft: Draft) -> None:
-    """Add the rules that drop packets outside every tracked connection.
-
-    Without them the kernel answers such a packet with a reset.
-
-    Source: istio 1.30, capture/run.go, Run.
-    """
-    why = "packet of no tracked connection"
-    draft.append(
-        MANGLE,
-        PREROUTING,
-        rule(m.CtState(("INVALID",)), then=t.Jump(ISTIO_DROP), why=why, flag="--drop-invalid"),
-    )
-    draft.append(MANGLE, ISTIO_DROP, rule(then=t.Drop(), why=why, flag="--drop-invalid"))
+            incoming, outgoing = m.InInterface(name), m.OutInterface(name)
+            draft.append(table, PREROUTING, incoming, target=t.Return(), reason=reason)
+            draft.append(table, OUTPUT, outgoing, target=t.Return(), reason=reason)
 
 
 def _outbound(draft: Draft, config: Config, dns: _Dns) -> None:
-    """Add ISTIO_OUTPUT: what of the pod's outbound traffic goes to the proxy.
-
-    Source: istio 1.30, capture/run.go, Run, handleOutboundPortsInclude and
-    handleOutboundIncludeRules.
-    """
+    """Add ISTIO_OUTPUT: what of the pod's outbound traffic goes to the proxy."""
     family = draft.family
-    local = loopback(config, family)
 
-    def add(*matches: m.Match, then: t.Jump | t.Return, why: str, flag: str) -> None:
-        draft.append(NAT, ISTIO_OUTPUT, rule(*matches, then=then, why=why, flag=flag))
+    def add(*matches: m.Match, target: t.Jump | t.Return, reason: Reason) -> None:
+        draft.append(NAT, ISTIO_OUTPUT, *matches, target=target, reason=reason)
 
-    for excluded in config.outbound_exclude_ports:
-        why = "outbound port left alone"
-        add(TCP, port("tcp", "dport", excluded), then=t.Return(), why=why, flag="-o")
-        add(UDP, port("udp", "dport", excluded), then=t.Return(), why=why, flag="-o")
-    add(
-        m.Source(PASSTHROUGH[family]),
-        m.OutInterface("lo"),
-        then=t.Return(),
-        why="the proxy delivers an inbound connection to the application",
-        flag="-b",
-    )
+    for ports in config.outbound_exclude_ports:
+        reason = _EXCLUDED_PORT.of(ports)
+        add(TCP, port("tcp", "dport", ports), target=t.Return(), reason=reason)
+        add(UDP, port("udp", "dport", ports), target=t.Return(), reason=reason)
+    delivered = m.Source(PASSTHROUGH[family])
+    add(delivered, m.OutInterface("lo"), target=t.Return(), reason=_DELIVERY)
     for owner in proxy_owners(config):
-        _owned_by_proxy(draft, config, dns, owner)
+        _proxy_owner(draft, config, dns, owner)
     _owner_groups(draft, config)
     if dns.captured(family):
-        add(
-            then=t.Jump(ISTIO_OUTPUT_DNS),
-            why="DNS queries are looked at",
-            flag="--redirect-dns",
-        )
-    add(m.Destination(local), then=t.Return(), why="traffic to loopback", flag="-i")
+        add(target=t.Jump(ISTIO_OUTPUT_DNS), reason=_DNS)
+    local = loopback(config, family)
+    reason = _LOOPBACK_IPV4.of(local) if family == IPV4 else _LOOPBACK_IPV6
+    add(m.Destination(local), target=t.Return(), reason=reason)
     for cidr in config.outbound_exclude_cidrs:
         if cidr.family == family:
-            add(
-                m.Destination(cidr),
-                then=t.Return(),
-                why="outbound destination left alone",
-                flag="-x",
-            )
-    for included in config.outbound_ports:
-        add(
-            TCP,
-            port("tcp", "dport", included),
-            then=t.Jump(ISTIO_REDIRECT),
-            why="outbound port captured",
-            flag="-q",
-        )
-    destinations: tuple[tuple[m.Match, ...], ...] = tuple(
-        (m.Destination(cidr),) for cidr in config.outbound_cidrs if cidr.family == family
-    )
+            add(m.Destination(cidr), target=t.Return(), reason=_EXCLUDED.of(cidr))
+    capture = t.Jump(ISTIO_REDIRECT)
+    for ports in config.outbound_ports:
+        add(TCP, port("tcp", "dport", ports), target=capture, reason=_PORT.of(ports))
     if config.outbound_all:
-        destinations = ((),)
-    for destination in destinations:
-        for name in config.virtual_interfaces:
-            draft.insert(
-                NAT,
-                PREROUTING,
-                rule(
-                    *destination,
-                    m.InInterface(name),
-                    then=t.Jump(ISTIO_REDIRECT),
-                    why="a virtual machine's outbound traffic goes to the proxy",
-                    flag="-k",
-                ),
-            )
-        why = "outbound destination captured" if destination else "every destination captured"
-        add(*destination, then=t.Jump(ISTIO_REDIRECT), why=why, flag="-i")
+        _virtual_machines(draft, config)
+        add(target=capture, reason=_EVERYTHING)
+    for cidr in config.outbound_cidrs:
+        if cidr.family == family:
+            to_cidr = m.Destination(cidr)
+            _virtual_machines(draft, config, to_cidr)
+            add(to_cidr, target=capture, reason=_INCLUDED.of(cidr))
 
 
-def _owned_by_proxy(draft: Draft, config: Config, dns: _Dns, owner: m.Owner) -> None:
-    """Add the three rules for the traffic of one of the proxy's users or groups.
+def _virtual_machines(draft: Draft, config: Config, *destination: m.Match) -> None:
+    """Add the rules that capture what virtual machines send to one destination, or to any."""
+    for name in config.virtual_interfaces:
+        matches = (*destination, m.InInterface(name))
+        reason = _VIRTUAL_MACHINE.of(name)
+        draft.insert(NAT, PREROUTING, *matches, target=t.Jump(ISTIO_REDIRECT), reason=reason)
 
-    Source: istio 1.30, capture/run.go, Run (the loops over ProxyUID and ProxyGID).
-    """
+
+def _proxy_owner(draft: Draft, config: Config, dns: _Dns, owner: m.Owner) -> None:
+    """Add the three rules for the traffic of one of the proxy's users or groups."""
     tunnel = PortRange(config.tunnel_port, config.tunnel_port)
-    flag = owner_flag(owner)
-    to_self: m.Match = port("tcp", "dport", tunnel, negated=True)
+    to_lo = m.OutInterface("lo")
+
+    def add(*matches: m.Match, target: t.Jump | t.Return, reason: Reason) -> None:
+        reason = for_owner(reason, owner)
+        draft.append(NAT, ISTIO_OUTPUT, *matches, target=target, reason=reason)
+
+    not_tunnel: m.Match = port("tcp", "dport", tunnel, negated=True)
     if dns.on and owner.kind == "uid":
-        to_self = m.MultiPorts("dport", (DNS_PORT, tunnel), negated=True)
-    draft.append(
-        NAT,
-        ISTIO_OUTPUT,
-        rule(
-            m.Destination(loopback(config, draft.family), negated=True),
-            m.OutInterface("lo"),
-            TCP,
-            to_self,
-            owner,
-            then=t.Jump(ISTIO_IN_REDIRECT),
-            why="the proxy calls the pod's own address: in again by the inbound listener",
-            flag=flag,
-        ),
+        not_tunnel = m.MultiPorts("dport", (DNS_PORT, tunnel), negated=True)
+    not_local = m.Destination(loopback(config, draft.family), negated=True)
+    add(
+        *(not_local, to_lo, TCP, not_tunnel, owner),
+        target=t.Jump(ISTIO_IN_REDIRECT),
+        reason=_PROXY_SELF_CALL,
     )
     if not _captures_loopback(config):
         not_dns: tuple[m.Match, ...] = ()
         if dns.on:
             not_dns = (TCP, port("tcp", "dport", DNS_PORT, negated=True))
-        draft.append(
-            NAT,
-            ISTIO_OUTPUT,
-            rule(
-                m.OutInterface("lo"),
-                *not_dns,
-                owner.replace(negated=True),
-                then=t.Return(),
-                why="the application calls itself",
-                flag=flag,
-            ),
-        )
-    draft.append(
-        NAT,
-        ISTIO_OUTPUT,
-        rule(owner, then=t.Return(), why="the proxy's own traffic", flag=flag),
-    )
+        others = owner.replace(negated=True)
+        add(to_lo, *not_dns, others, target=t.Return(), reason=_APPLICATION_SELF_CALL)
+    add(owner, target=t.Return(), reason=_PROXY)
 
 
 def _captures_loopback(config: Config) -> bool:
@@ -328,213 +394,47 @@ def _owner_groups(draft: Draft, config: Config) -> None:
     """Add the rules that capture, or leave alone, the traffic of some groups only.
 
     Groups to leave alone count only while every group is captured.
-
-    Source: istio 1.30, capture/run.go, handleCaptureByOwnerGroup.
     """
     if config.owner_groups is None:
         for gids in config.owner_groups_exclude:
-            draft.append(
-                NAT,
-                ISTIO_OUTPUT,
-                rule(
-                    m.Owner("gid", gids),
-                    then=t.Return(),
-                    why="group left alone",
-                    flag="ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
-                ),
-            )
+            group, reason = m.Owner("gid", gids), _EXCLUDED_GROUP.of(gids)
+            draft.append(NAT, ISTIO_OUTPUT, group, target=t.Return(), reason=reason)
         return
-    draft.append(
-        NAT,
-        ISTIO_OUTPUT,
-        rule(
-            *(m.Owner("gid", gids, negated=True) for gids in config.owner_groups),
-            then=t.Return(),
-            why="not one of the captured groups",
-            flag="ISTIO_OUTBOUND_OWNER_GROUPS",
-        ),
-    )
-
-
-def _dns_redirects(draft: Draft, dns: _Dns) -> None:
-    """Add the rules that send DNS queries to the agent.
-
-    Source: istio 1.30, capture/run.go, SetupDNSRedir.
-    """
-    for proto in (TCP, UDP):
-        for destination in dns.destinations(draft.family):
-            draft.append(
-                NAT,
-                ISTIO_OUTPUT_DNS,
-                rule(
-                    proto,
-                    *destination,
-                    port(proto.name, "dport", DNS_PORT),
-                    then=t.Redirect(AGENT_DNS_PORT),
-                    why="DNS query answered by the agent",
-                    flag="--redirect-dns",
-                ),
-            )
-
-
-def _dns_zones(draft: Draft, config: Config, dns: _Dns) -> None:
-    """Add the rules that track the agent's DNS connections apart from the application's.
-
-    Both may use the same source port to the same server; in one conntrack zone
-    an answer to the one would be taken for an answer to the other.
-
-    Source: istio 1.30, capture/run.go, addDNSConntrackZones.
-    """
-    flag = "--redirect-dns"
-    draft.append(
-        RAW,
-        OUTPUT,
-        rule(then=t.Jump(ISTIO_OUTPUT_DNS), why="DNS connections are told apart", flag=flag),
-    )
-
-    def zone(chain: str, number: int, why: str, *matches: m.Match) -> None:
-        draft.append(RAW, chain, rule(UDP, *matches, then=t.CtZone(number), why=why, flag=flag))
-
-    query = port("udp", "dport", DNS_PORT)
-    agent_answer = port("udp", "sport", PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
-    for owner in proxy_owners(config):
-        zone(ISTIO_OUTPUT_DNS, PROXY_ZONE, "the agent asks the DNS server", query, owner)
-        zone(ISTIO_OUTPUT_DNS, APP_ZONE, "the agent answers the application", agent_answer, owner)
-    if not dns.captured(draft.family):
-        return
-    draft.append(
-        RAW,
-        PREROUTING,
-        rule(then=t.Jump(ISTIO_INBOUND), why="DNS connections are told apart", flag=flag),
-    )
-    server_answer = port("udp", "sport", DNS_PORT)
-    for destination in dns.destinations(draft.family):
-        source = tuple(m.Source(match.network) for match in destination)
-        zone(ISTIO_OUTPUT_DNS, APP_ZONE, "the application asks", *destination, query)
-        zone(ISTIO_INBOUND, PROXY_ZONE, "the DNS server answers the agent", *source, server_answer)
-
-
-def _tproxy_guards(draft: Draft, config: Config) -> None:
-    """Add what stands at the head of mangle ISTIO_INBOUND.
-
-    Source: istio 1.30, capture/run.go, Run (TPROXY part).
-    """
-    draft.append(
-        MANGLE,
-        ISTIO_INBOUND,
-        rule(
-            TCP,
-            m.Mark(config.tproxy_mark),
-            then=t.Return(),
-            why="the proxy delivers an inbound connection to the application",
-            flag="-t",
-        ),
-        rule(
-            TCP,
-            m.Source(PASSTHROUGH[draft.family]),
-            m.InInterface("lo"),
-            then=t.Return(),
-            why="the proxy delivers an inbound connection to the application",
-            flag="-m",
-        ),
-        rule(
-            TCP,
-            m.InInterface("lo"),
-            m.Mark(OUTBOUND_MARK, negated=True),
-            then=t.Return(),
-            why="the application calls itself",
-            flag="-m",
-        ),
-    )
-
-
-def _tproxy_marks(draft: Draft, config: Config) -> None:
-    """Add the rules that carry marks between packets and their connections.
-
-    Source: istio 1.30, capture/run.go, Run (TPROXY part).
-    """
-    mark = config.tproxy_mark
-
-    draft.append(
-        MANGLE,
-        PREROUTING,
-        rule(
-            TCP,
-            m.Mark(mark),
-            then=t.SaveMark(),
-            why="answers of this connection find their way back to the proxy",
-            flag="-t",
-        ),
-    )
-    draft.append(
-        MANGLE,
-        OUTPUT,
-        rule(
-            TCP,
-            m.OutInterface("lo"),
-            m.Mark(mark),
-            then=t.Return(),
-            why="the proxy delivers an inbound connection to the application",
-            flag="-t",
-        ),
-    )
-    for owner in proxy_owners(config):
-        draft.append(
-            MANGLE,
-            OUTPUT,
-            rule(
-                TCP,
-                m.Destination(loopback(config, draft.family), negated=True),
-                m.OutInterface("lo"),
-                owner,
-                then=t.SetMark(OUTBOUND_MARK),
-                why="the proxy calls the pod's own address: in again by the inbound listener",
-                flag=owner_flag(owner),
-            ),
-        )
-    draft.append(
-        MANGLE,
-        OUTPUT,
-        rule(
-            TCP,
-            m.ConnMark(mark),
-            then=t.RestoreMark(),
-            why="answers of this connection find their way back to the proxy",
-            flag="-t",
-        ),
-    )
+    others = [m.Owner("gid", gids, negated=True) for gids in config.owner_groups]
+    reason = _OTHER_GROUPS.of(",".join(str(gids) for gids in config.owner_groups))
+    draft.append(NAT, ISTIO_OUTPUT, *others, target=t.Return(), reason=reason)
 
 
 def _warnings(config: Config, facts: Facts, dns: _Dns) -> tuple[str, ...]:
     """Return what works as Istio does it, but probably not as its user means it."""
-    found = [*warnings(config)]
+    texts = [*warnings(config)]
     if len(config.proxy_uids) > 1:
-        found.append(
+        texts.append(
             f"-u lists several users: the loopback rules of {config.proxy_uids[0]} hide those of "
             "the others, whose calls to the pod's own address are not captured"
         )
     if config.mode == TPROXY:
-        found.append(
+        texts.append(
             "in TPROXY mode a proxy that runs as a user of -u catches its own upstream "
             "connections; run it as uid 0 with a group of -g"
         )
         if config.virtual_interfaces and config.captures_inbound:
-            found.append(
+            texts.append(
                 "-k in TPROXY mode: what a virtual machine sends to a port of -b reaches the "
                 "inbound listener after its port was changed; the original destination is lost"
             )
     if config.owner_groups == ():
-        found.append(
+        texts.append(
             "ISTIO_OUTBOUND_OWNER_GROUPS is empty: no outbound traffic of any group is captured"
         )
     if config.owner_groups is not None and config.owner_groups_exclude:
-        found.append(
+        texts.append(
             "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE counts only while ISTIO_OUTBOUND_OWNER_GROUPS is *"
         )
     if config.redirect_dns:
-        found += facts.skipped_nameservers
+        texts += facts.skipped_nameservers
     if config.redirect_dns and not dns.on:
-        found.append("there is no DNS server in resolv.conf: DNS is not captured")
+        texts.append("there is no DNS server in resolv.conf: DNS is not captured")
     if config.capture_all_dns and not config.redirect_dns:
-        found.append("--capture-all-dns does nothing without --redirect-dns")
-    return tuple(found)
+        texts.append("--capture-all-dns does nothing without --redirect-dns")
+    return tuple(texts)

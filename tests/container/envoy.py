@@ -185,19 +185,33 @@ def binary() -> str:
     return str(shutil.copy(Path(envoy.__file__).parent / "_bin" / "envoy", public_folder()))
 
 
-class Envoy:
-    """A running Envoy; gone with its ``close``."""
+def arguments(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the arguments that make Envoy run with a configuration."""
+    own = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
+    # JSON is YAML; on the command line it needs no file that the user may read.
+    return (*own, "--config-yaml", json.dumps(config))
 
-    def __init__(self, pod: Namespace, user: Actor, config: dict[str, Any]) -> None:
-        self._pod = pod
-        own = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
-        # JSON is YAML; on the command line it needs no file that the user may read.
-        argv = [binary(), *own, "--config-yaml", json.dumps(config)]
-        listeners = config["static_resources"]["listeners"]
-        bound = [one["address"] for one in listeners if one.get("bind_to_port", True)]
-        self._ports = [one["socket_address"]["port_value"] for one in bound]
+
+def bound_ports(config: dict[str, Any]) -> list[int]:
+    """Return the ports that Envoy listens on, each once for every address."""
+    listeners = [
+        one for one in config["static_resources"]["listeners"] if one.get("bind_to_port", True)
+    ]
+    addresses = [
+        address for one in listeners for address in (one, *one.get("additional_addresses", ()))
+    ]
+    return [one["address"]["socket_address"]["port_value"] for one in addresses]
+
+
+class Envoy:
+    """A running Envoy that listens on ``ports``; gone with its ``close``."""
+
+    def __init__(
+        self, pod: Namespace, user: Actor, argv: Sequence[str], ports: Sequence[int]
+    ) -> None:
+        self._pod, self._ports = pod, ports
         self._process = subprocess.Popen(
-            pod.command(argv, uid=user.uid, gid=user.gid),
+            pod.command([binary(), *argv], uid=user.uid, gid=user.gid),
             env=pod.environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -208,7 +222,9 @@ class Envoy:
         deadline = time.monotonic() + PATIENCE
         wanted = " or ".join(f"sport = :{port}" for port in self._ports)
         while time.monotonic() < deadline and self._process.poll() is None:
-            if len(self._pod.run("ss", "-Hltn", wanted).stdout.splitlines()) == len(self._ports):
+            lines = self._pod.run("ss", "-Hltn", wanted).stdout.splitlines()
+            # Each of Envoy's threads has a socket of its own for the same address.
+            if len({line.split()[3] for line in lines}) == len(self._ports):
                 return
             time.sleep(0.05)
         self._process.kill()
@@ -275,7 +291,7 @@ class EnvoyPod(Pod):
     """
 
     def __init__(
-        self, setup: Setup, runtime: Runtime, config: dict[str, Any] | None = None
+        self, setup: Setup, runtime: Runtime | None = None, config: dict[str, Any] | None = None
     ) -> None:
         super().__init__(setup)
         self._runtime = runtime
@@ -286,6 +302,7 @@ class EnvoyPod(Pod):
         assert self.setup
         arguments = (*self.setup.argv, "--backend", backend)
         if by == "image":
+            assert self._runtime
             done = self._runtime.run(*arguments, pod=self.namespace)
             assert done.returncode == 0, done.stderr
         else:
@@ -316,13 +333,18 @@ class EnvoyPod(Pod):
         assert self.setup
         layout = layout_1_30 if self.setup.argv[0] == "istio-iptables" else layout_1_0
         config = self._config or layout(self.setup)
-        self.envoy = Envoy(self.namespace, self.setup.proxy, config)
-        self._stack.callback(self.envoy.close)
+        self.envoy = self._envoy(arguments(config), bound_ports(config))
         return [
             self.envoy,
             self._web(APP, APP_PORTS),
             self._web(NEIGHBOUR, OUTSIDE_PORTS),
         ]
+
+    def _envoy(self, argv: Sequence[str], ports: Sequence[int]) -> Envoy:
+        assert self.setup
+        envoy = Envoy(self.namespace, self.setup.proxy, argv, ports)
+        self._stack.callback(envoy.close)
+        return envoy
 
     def _web(self, actor: Actor, ports: Sequence[int]) -> Server:
         process = Process(self._places[actor.place], serve(actor.name, ports), uid=actor.uid)

@@ -108,31 +108,31 @@ BROKEN: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "-t nat -D ISTIO_OUTPUT -j ISTIO_REDIRECT",
         "missing",
         "-A ISTIO_OUTPUT -j ISTIO_REDIRECT",
-        "outbound to anything bypasses the proxy",
+        "outbound TCP does not reach the proxy",
     ),
     (
         NEW,
         "-t nat -F ISTIO_REDIRECT",
         "missing",
         "-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001",
-        "outbound TCP to anything bypasses the proxy",
+        "outbound TCP does not reach the proxy",
     ),
     (
         NEW,
         "-t nat -D ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN",
         "missing",
         "-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN",
-        "connections of uid 1337 are led to the proxy; its own run in circles",
+        (
+            "the proxy's own connections of uid 1337 are redirected to the proxy again, in an "
+            "endless loop"
+        ),
     ),
     (
         NEW,
         "-t nat -D ISTIO_OUTPUT -d 10.9.0.0/16 -j RETURN",
         "missing",
         "-A ISTIO_OUTPUT -d 10.9.0.0/16 -j RETURN",
-        (
-            "outbound to 10.9.0.0/16 is led to the proxy all the same (outbound"
-            " destination left alone)"
-        ),
+        "outbound to 10.9.0.0/16 is still redirected to the proxy",
     ),
     (
         NEW,
@@ -181,7 +181,7 @@ BROKEN: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         ("-t nat -D ISTIO_OUTPUT -j ISTIO_REDIRECT; -t nat -I ISTIO_OUTPUT 1 -j ISTIO_REDIRECT"),
         "reordered",
         "-A ISTIO_OUTPUT -j ISTIO_REDIRECT",
-        ("outbound from 127.0.0.6/32 by lo is led to the proxy before that rule is reached"),
+        "outbound from 127.0.0.6/32 by lo is redirected to the proxy before it is let pass",
     ),
     (
         TPROXY,
@@ -191,14 +191,14 @@ BROKEN: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
             "-A ISTIO_TPROXY ! -d 127.0.0.1/32 -p tcp -j TPROXY --on-port 15006"
             " --on-ip 0.0.0.0 --tproxy-mark 0x539/0xffffffff"
         ),
-        "inbound TCP not to 127.0.0.1/32 bypasses the proxy",
+        "inbound TCP not to 127.0.0.1/32 does not reach the proxy",
     ),
     (
         DNS,
         "-t nat -D ISTIO_OUTPUT -j ISTIO_OUTPUT_DNS",
         "missing",
         "-A ISTIO_OUTPUT -j ISTIO_OUTPUT_DNS",
-        "DNS queries bypass the proxy",
+        "DNS queries do not reach the agent",
     ),
     (
         DNS,
@@ -250,7 +250,7 @@ NATIVE = (
         (
             "missing",
             "-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001",
-            "outbound TCP to anything bypasses the proxy",
+            "outbound TCP does not reach the proxy",
         ),
     ),
     (

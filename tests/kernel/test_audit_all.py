@@ -38,14 +38,14 @@ NODE = """
 set -e
 cd "$1"
 pod() {{
-    unshare --net --uts sh -ec 'hostname "$0"; ip link set lo up; eval "$1"; : >"$0.ready"
+    unshare --net --uts sh -ec 'hostname "$0"; ip link set lo up; eval "$1"; echo $$ >"$0.ready"
         exec sleep 1000' "$1" "$2" &
 }}
 {pods}
 sleep 1000 &
 hosted=$!
 for name in {names}; do
-    until test -e "$name.ready"; do sleep 0.02; done
+    until test -s "$name.ready"; do sleep 0.02; done
 done
 {then}
 """
@@ -113,7 +113,7 @@ def each_pod_is_one_line_for_people(part: str) -> None:
     assert cells["pod-4"][2:] == ["-", "-", "-", "-", "-", "none"]
     assert cells["pod-5"][2:] == ["legacy", "1.0", "REDIRECT", "80", "-", "ok"]
     told = " ".join(cells["pod-3"][7:])
-    assert told == "drift: inbound TCP to any port bypasses the proxy (and 1 more)"
+    assert told == "drift: inbound TCP does not reach the proxy (and 1 more)"
     assert lines[PODS].startswith(f"{PODS} namespaces in ")
     assert lines[PODS].endswith(": 20 ok, 5 drift, 5 none, 0 error")
     assert lines[PODS + 1] == f"code {DRIFT}"
@@ -168,8 +168,8 @@ def flags_hold_for_every_pod(part: str) -> None:
     assert found == {f"pod-{n}": "ok" if n % len(KINDS) == 0 else "drift" for n in range(PODS)}
 
 
-# A pod that ends between the listing and the look, one that hangs there, one that
-# dies there, and one whose rules cannot be shown.
+# One that hangs, one that dies, one whose rules cannot be shown, one with a mistake; then
+# a pod that ends between the listing and the look, and one of which a process ends there.
 BAD = """
 cat >bad.py <<'END'
 import os, signal, sys, time
@@ -191,14 +191,20 @@ def bad(*given):
     return here(*given)
 audit.audit_here = bad
 fleet._PATIENCE = 2
-listed = netns.of_pods
-def vanishing():
-    found = listed()
-    os.kill(found[4].pid, signal.SIGKILL)
-    while os.path.exists(f"/proc/{found[4].pid}/ns/net"):
-        time.sleep(0.01)
-    return found
-netns.of_pods = vanishing
+listdir = os.listdir
+def vanishing(path="."):
+    names = listdir(path)
+    if path == "/proc":
+        for name in ("pod-4", "pod-5"):
+            pid = int(open(f"{name}.ready").read())
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            while os.path.exists(f"/proc/{pid}/ns/net"):
+                time.sleep(0.01)
+    return names
+os.listdir = vanishing
 sys.exit(main(sys.argv[1:]))
 END
 """
@@ -206,10 +212,11 @@ END
 
 def test_one_bad_namespace_does_not_stop_the_rest(tmp_path: Path) -> None:
     call = f"{shlex.quote(sys.executable)} bad.py audit --all --format json"
-    (said,) = on_node(tmp_path, f"{BAD}\n{call} || echo code $?", pods=12)
+    other = 'nsenter -t "$(cat pod-5.ready)" -n -u sleep 1000 &'
+    (said,) = on_node(tmp_path, f"{BAD}\n{other}\nsleep 0.2\n{call} || echo code $?", pods=12)
 
-    verdicts = sorted(row["verdict"] for row in rows(said))
-    errors = [row["error"] for row in rows(said) if row["verdict"] == "error"]
+    found = {row["pid"]: row for row in rows(said)}
+    errors = [row["error"] for _, row in sorted(found.items()) if row["verdict"] == "error"]
     assert errors == [
         "did not answer within 2 s",
         "the process that audited it ended with code -9",
@@ -217,8 +224,87 @@ def test_one_bad_namespace_does_not_stop_the_rest(tmp_path: Path) -> None:
         "the process that audited it ended with code 1",
     ]
     # One of twelve has gone; of the seven that are left one drifts.
+    verdicts = sorted(row["verdict"] for row in found.values())
     assert verdicts == ["drift", *["error"] * 4, "none", *["ok"] * 5]
+    assert [row["verdict"] for row in found.values() if row["pod"] == "pod-5"] == ["ok"]
     assert said.endswith(f"code {DRIFT}\n")
+
+
+MOST_SECONDS = 25
+HOSTILE = """
+cat >name.py <<'END'
+import socket
+socket.sethostname(b'evil\\xff\\x1b]0;x\\x07"}},\\n{{a="b" \\\\')
+END
+nsenter -t "$(cat pod-0.ready)" -u {python} name.py
+cat >many.py <<'END'
+print("*nat")
+for port in range(1, 60001):
+    print(f"-A PREROUTING -s 10.0.0.1 -p tcp --dport {{port}} -j RETURN")
+print("COMMIT")
+END
+{python} many.py | nsenter -t "$(cat pod-1.ready)" -n iptables-legacy-restore --noflush
+cat >hang.py <<'END'
+import os, sys, time
+from istio_init.cli import audit, main
+from istio_init.operate import fleet
+here = audit.audit_here
+def slow(*given):
+    if os.uname().nodename >= "pod-3":
+        time.sleep(1000)
+    return here(*given)
+audit.audit_here = slow
+fleet._PATIENCE = 5
+sys.exit(main(sys.argv[1:]))
+END
+"""
+
+
+def test_hostile_namespaces_cost_a_row_each_and_one_patience_together(tmp_path: Path) -> None:
+    script = HOSTILE.format(python=shlex.quote(sys.executable))
+    call = f"{shlex.quote(sys.executable)} hang.py audit --all"
+    timed, file = on_node(
+        tmp_path,
+        f"""{script}
+        began=$(date +%s); {call} --format json || true; echo "took $(($(date +%s) - began))"
+        echo next
+        timeout 60 {AUDIT} --format prometheus --output pods.prom || echo code $?
+        """,
+        pods=30,
+    )
+
+    found = rows(timed)
+    assert len(found) == 30
+    late = [row for row in found if row["error"] == "did not answer within 5 s"]
+    # pod-3 to pod-9: the names are compared as text.
+    assert len(late) == 7
+    (evil,) = [row for row in found if row["pod"].startswith("evil")]
+    assert evil["pod"] == 'evil\\udcff\\x1b]0;x\\x07"},\\n{a="b" \\'
+    assert evil["verdict"] == "ok"
+    (many,) = [row for row in found if row["error"] and row not in late]
+    assert "MiB" in many["error"]
+    assert int(timed.rpartition("took ")[2]) < MOST_SECONDS
+    assert file == f"code {DRIFT}\n"
+    text = (tmp_path / "pods.prom").read_text(encoding="utf-8")
+    # Of thirty, five without rules of ours and one in error.
+    assert text.count("istio_init_pod_drift{") == 24
+
+
+def test_nobody_can_plant_the_name_of_the_unfinished_file(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious\n", encoding="utf-8")
+    (tmp_path / "pods.prom").symlink_to("target")
+    (said,) = on_node(
+        tmp_path,
+        f"""
+        for n in $(seq 1 400); do ln -s target .pods.prom.$n.unfinished; done
+        {AUDIT} --format prometheus --output pods.prom || echo code $?
+        """,
+        pods=1,
+    )
+
+    assert said == ""
+    assert (tmp_path / "target").read_text(encoding="utf-8") == "precious\n"
+    assert not (tmp_path / "pods.prom").is_symlink()
 
 
 def test_a_file_that_cannot_be_written_is_told_and_the_old_one_stays(tmp_path: Path) -> None:

@@ -126,10 +126,10 @@ def sample(kind: str, family: Family) -> dict[str, list[Rule]]:
     if kind == "random":
         wished = drawn(rules(family), RANDOM_RULES)
     else:
-        wished = [rule(*matches, then=t.Return()) for matches in every_match(family)]
+        wished = [rule(*matches, target=t.Return()) for matches in every_match(family)]
         needed = [(TCP,) if isinstance(target, t.Redirect | t.Tproxy) else () for target in TARGETS]
         wished += [
-            rule(*matches, then=target) for matches, target in zip(needed, TARGETS, strict=True)
+            rule(*matches, target=target) for matches, target in zip(needed, TARGETS, strict=True)
         ]
     found: dict[str, list[Rule]] = {table: [] for table in TABLES}
     for number, one in enumerate(wished):
@@ -245,7 +245,7 @@ def test_64_owner_groups_fit_into_one_rule(family: Family) -> None:
     groups = tuple(
         m.Owner("gid", IdRange(3000 + one, 3000 + one), negated=True) for one in range(64)
     )
-    excluding = rule(*groups, then=t.Return())
+    excluding = rule(*groups, target=t.Return())
     words = rule_words(excluding, family)
     with Namespace() as theirs, Namespace() as ours:
         theirs.run(TOOLS[family], "-t", "nat", "-N", SIEVE)

@@ -142,7 +142,7 @@ def kernel_objects() -> list[tuple[object, ...]]:
     found = nfnetlink.contents(nfnetlink.NATIVE_PLACES, sets=True)
     assert found is not None
     assert not found.others
-    objects: list[tuple[object, ...]] = [tuple(one) for one in (*found.tables, *found.chains)]
+    objects: list[tuple[object, ...]] = [(one,) for one in (*found.tables, *found.chains)]
     for rule_ in found.rules:
         bare = expressions.without_counts(rule_.expressions)
         objects.append((rule_.table, rule_.chain, bare, rule_.notes))
@@ -335,7 +335,7 @@ DRIFT = {
     "a chain more": "add chain inet istio-proxy-nat theirs",
     "a chain emptied": "flush chain inet istio-proxy-nat istio-output",
     "a table gone": "delete table inet istio-proxy-nat",
-    "a rule with a set of its own": "insert rule inet istio-proxy-nat output tcp dport { 1, 3 } drop",
+    "a rule with a set": "insert rule inet istio-proxy-nat output tcp dport { 1, 3 } drop",
     "a set more": "add set inet istio-proxy-nat s { type mark; }",
     "a table more": "add table inet istio-proxy-mangle",
     "the table asleep": "add table inet istio-proxy-nat { flags dormant; }",
@@ -468,7 +468,7 @@ def _rule(drawn: random.Random, family: Family) -> Rule:
     tcp = any(isinstance(one, m.Ports | m.MultiPorts) for one in matches)
     if tcp or isinstance(target, t.Redirect | t.Tproxy):
         matches.append(TCP if tcp else drawn.choice([TCP, UDP]))
-    return rule(*matches, then=target)
+    return rule(*matches, target=target)
 
 
 def _random_rules(drawn: random.Random, family: Family) -> list[Rule]:
@@ -478,7 +478,10 @@ def _random_rules(drawn: random.Random, family: Family) -> list[Rule]:
         one = _rule(drawn, family)
         values = [_network(drawn, family) for _ in range(drawn.choice([0, 0, 1, 5]))]
         others = tuple(match for match in one.matches if not isinstance(match, m.Destination))
-        found += [one, *(rule(*others, m.Destination(value), then=one.target) for value in values)]
+        found += [
+            one,
+            *(rule(*others, m.Destination(value), target=one.target) for value in values),
+        ]
     return found
 
 
@@ -490,7 +493,7 @@ def test_any_rule_is_read_back_as_it_was_written(seed: int) -> None:
     for family in FAMILIES:
         chains = {
             ISTIO_DIVERT: Chain(
-                ISTIO_DIVERT, None, (rule(then=t.SetMark(1)), rule(then=t.Accept()))
+                ISTIO_DIVERT, None, (rule(target=t.SetMark(1)), rule(target=t.Accept()))
             ),
             ISTIO_INBOUND: Chain(ISTIO_INBOUND, None, tuple(_random_rules(drawn, family))),
             ISTIO_OUTPUT: Chain(ISTIO_OUTPUT, None, tuple(_mixed(drawn, shared, family))),
@@ -561,11 +564,11 @@ def refuse(needle: str) -> None:
     """Let the kernel refuse what is written for lines of the script with these words."""
     commit = nfnetlink.commit
 
-    def without(batch: Sequence[messages.Message], *made_for: int) -> None:
+    def without(batch: Sequence[messages.Message], made_for: int | None = None) -> None:
         for message in batch:
             if any(needle in line for line in words(message)):
                 raise nfnetlink.RefusedError(errno.ENOENT, message)
-        commit(batch, *made_for)
+        commit(batch, made_for)
 
     nfnetlink.commit = without
 
@@ -623,7 +626,7 @@ def _error_of(needle: str, argv: tuple[str, ...]) -> dict[str, Any]:
 
 def test_what_the_kernel_really_lacks_is_named() -> None:
     """A uid that the user namespace has not is refused by the kernel itself."""
-    chain = Chain(ISTIO_OUTPUT, None, (rule(m.InInterface("x" * 40), then=t.Return()),))
+    chain = Chain(ISTIO_OUTPUT, None, (rule(m.InInterface("x" * 40), target=t.Return()),))
     ruleset = canonical(Ruleset(IPV4, (make_table("nat", {ISTIO_OUTPUT: chain}),)))
     with Namespace() as pod:
         text = inside(pod, lambda: _refused_by_the_kernel(ruleset))
@@ -695,9 +698,9 @@ def _reads_of_reading_twice(change: str) -> int:
     contents = nfnetlink.contents
     reads = []
 
-    def counted(*arguments: Any, **named: Any) -> Any:
-        reads.append(arguments)
-        return contents(*arguments, **named)
+    def counted(places: frozenset[nfnetlink.TablePlace], *, sets: bool) -> messages.Contents | None:
+        reads.append(places)
+        return contents(places, sets=sets)
 
     nfnetlink.contents = counted
     backend = Nftables()

@@ -280,4 +280,4 @@ def test_clean_finds_everything_without_flags() -> None:
 
     assert "removed ours from" in dry.err
     assert after == planted(*everything)
-    assert "nothing of ours was found" in again.err
+    assert "nothing of ours to remove" in again.err

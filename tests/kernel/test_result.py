@@ -94,27 +94,36 @@ def test_a_rule_of_others_before_ours_is_a_warning() -> None:
 
 def test_bad_input_is_listed() -> None:
     with Namespace() as pod:
-        found = result(pod, *CALL, "-p", "0", "-b", "80,x y", code=2)
+        found = result(pod, *CALL, "--ipv6", "--no-ipv6", "-p", "0", "-b", "80,x y", code=2)
 
     assert (found["outcome"], found["layout"], found["backend"]) == ("failed", None, None)
     message = found["error"].pop("message")
-    assert "2 bad values, nothing was changed" in message
+    assert "3 bad values, nothing was changed" in message
     assert found["error"] == {
         **NOTHING,
         "code": 2,
-        "flag": "-b --istio-inbound-ports",
+        "flag": "-p --envoy-port",
         "problems": [
-            {
-                "flag": "-b --istio-inbound-ports",
-                "value": "80,x y",
-                "expected": found["error"]["problems"][0]["expected"],
-                "annotation": "traffic.sidecar.istio.io/includeInboundPorts",
-            },
             {
                 "flag": "-p --envoy-port",
                 "value": "0",
                 "expected": "a number 1-65535",
                 "annotation": "",
+                "reason": "expected a number 1-65535",
+            },
+            {
+                "flag": "-b --istio-inbound-ports",
+                "value": "80,x y",
+                "expected": found["error"]["problems"][1]["expected"],
+                "annotation": "traffic.sidecar.istio.io/includeInboundPorts",
+                "reason": f"expected {found['error']['problems'][1]['expected']}",
+            },
+            {
+                "flag": "--no-ipv6",
+                "value": "true",
+                "expected": "",
+                "annotation": "",
+                "reason": "contradicts --ipv6 'true'",
             },
         ],
     }
@@ -230,8 +239,8 @@ def test_a_failing_run_leaves_its_reason_for_kubernetes(tmp_path: Path) -> None:
         unsafe = reason(pod, tmp_path, *CALL[:-2], "--network-namespace", "no-such", code=1)
         untrue = reason(pod, tmp_path, "--skip-rule-apply", "--run-validation", code=126)
 
-    assert bad.startswith("2 bad values, nothing was changed: -b --istio-inbound-ports: 'x y'")
-    assert "; -p --envoy-port: '0': expected a number 1-65535" in bad
+    assert bad.startswith("2 bad values, nothing was changed: -p --envoy-port: '0': expected a ")
+    assert "; -b --istio-inbound-ports: 'x y': expected a port 1-65535" in bad
     assert unknown == "No such option '--no-such-flag'."
     assert unsafe.startswith("cannot open the network namespace no-such (/run/netns/no-such)")
     assert untrue.startswith("validation failed (as uid 1337, gid 1337): ipv4, 127.0.0.6:15002")

@@ -313,7 +313,7 @@ NEAR = {"pods": POD, "eth1": POD_ETH1, "vm0": POD_VM0}
 
 def _spares_interfaces(plan: Plan, family: Family) -> bool:
     return any(
-        rule.flag == "-c"
+        rule.reason.flag == "-c"
         for table in plan.ruleset(family).tables
         for chain in table.chains
         for rule in chain.rules

@@ -15,9 +15,9 @@ from istio_init.config.values import address
 from istio_init.formats.save_reader import parse_rules
 from istio_init.rules.model import ForeignRule
 from tests.unit.calls import call
-from tests.unit.flags import SWITCHES
+from tests.unit.flags import SWITCHES, text_of
 from tests.unit.flags import VALUES as FLAG_VALUES
-from tests.unit.flags import VARIABLES as VARIABLE_VALUES
+from tests.unit.flags import VARIABLES as FLAG_VARIABLES
 from tests.unit.goldens import FORMATS
 from tests.unit.settings import tried_more
 
@@ -57,7 +57,6 @@ VALUES = st.one_of(st.sampled_from(GOOD_VALUES), st.sampled_from(BAD_VALUES), TE
 NAMES = (
     *(f"--{option.name}" for option in OPTIONS),
     *(f"-{option.short}" for option in OPTIONS if option.short),
-    "--no-ipv6",
 )
 BROKEN_NAMES = ("-y", "--envoy", "--dry_run", "---b", "-", "--", "--=", "-=", "b", "-bb", "-np")
 WORDS = ("istio-iptables", "apply", "clean", "audit", "", "istio-iptables ")
@@ -91,11 +90,13 @@ ANY_FLAG = st.one_of(
 )
 # What each flag takes, so that many calls get as far as printing rules.
 SUITED_FLAG = st.one_of(
-    st.sampled_from([[f"--{name}={text}"] for name, _, text, *_ in FLAG_VALUES]),
-    st.sampled_from([[f"--{name}"] for name, *_ in SWITCHES]),
+    st.sampled_from([[f"--{name}={text}"] for name, (text, _) in FLAG_VALUES.items()]),
+    st.sampled_from([[f"--{name}"] for name in SWITCHES]),
     st.sampled_from([["-b", "*"], ["-i", "*"], ["-m", "TPROXY"], ["-x", ""], ["-k", "eth0,eth+"]]),
 )
-SUITED_VARIABLES = st.sampled_from([(name, text) for name, _, text, _ in VARIABLE_VALUES])
+SUITED_VARIABLES = st.sampled_from(
+    [(name, text_of(option.name)) for name, option in FLAG_VARIABLES]
+)
 ENVIRONMENTS = st.dictionaries(
     st.one_of(
         st.sampled_from(VARIABLES),
@@ -121,7 +122,7 @@ def test_any_call_is_understood_or_refused(
 ) -> None:
     with (
         mock.patch.object(apply, "_act", return_value=0),
-        mock.patch.object(click_app, "_guarded", return_value=0),
+        mock.patch.object(click_app, "_reported", return_value=0),
     ):
         done = call(*word, *argv, env=env)
 

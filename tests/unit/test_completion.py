@@ -12,9 +12,10 @@ from unittest import mock
 
 import pytest
 
+from istio_init.cli import help as command_help
 from istio_init.cli import main
-from istio_init.cli.click_app import PURPOSES, SHELLS
-from istio_init.cli.fast_arguments import COMPLETE_VARIABLE
+from istio_init.cli.click_app import SHELLS
+from istio_init.config.fast_arguments import COMPLETE_VARIABLE
 from istio_init.config.options import OPTIONS
 from istio_init.kernel import netns
 from tests.namespace import CLEAN_ENVIRONMENT, PROGRAM
@@ -23,7 +24,7 @@ from tests.unit.calls import call
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = [name for _, names in PURPOSES for name in names]
+COMMANDS = [command.name for command in command_help.COMMANDS]
 
 # A line up to the cursor, and what may stand there.
 LINES: tuple[tuple[str, list[str]], ...] = (
@@ -135,9 +136,10 @@ def test_other_shells_are_refused(argv: tuple[str, ...]) -> None:
 def test_the_help_lists_commands_by_purpose_with_examples_and_exit_codes() -> None:
     out = call("--help").out
 
-    for purpose, names in PURPOSES:
+    for purpose in command_help.PURPOSES:
+        names = [one.name for one in command_help.COMMANDS if one.purpose == purpose]
         section = out.partition(f"\n{purpose}:\n")[2].partition("\n\n")[0]
-        assert [line.split()[0] for line in section.splitlines() if line[2] != " "] == list(names)
+        assert [line.split()[0] for line in section.splitlines() if line[2] != " "] == names
     examples = out.partition("\nExamples:\n")[2].partition("\n\n")[0].splitlines()
     assert len(examples) == len(COMMANDS)
     codes = out.partition("\nExit codes:\n")[2].splitlines()

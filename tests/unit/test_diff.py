@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.diff import Change, changes
-from istio_init.rules.model import TABLES, Chain, ForeignRule, Rule, Ruleset, make_table
+from istio_init.rules.model import TABLES, Chain, ForeignRule, Reason, Rule, Ruleset, make_table
 from istio_init.rules.ranges import IPV4
 from tests import strategies
 from tests.unit.kernel_model import ModelTable, RefusedError, after
@@ -132,7 +132,7 @@ def test_chain_of_its_own_is_written_afresh() -> None:
 
 
 def test_rules_without_what_the_kernel_can_read_are_the_same() -> None:
-    planned = A.replace(why="because", flag="-t")
+    planned = A.replace(reason=Reason("-t"))
 
     assert changes(nat(A), nat(planned)) == ()
     assert changes(nat(own={"X": (A,)}), nat(own={"X": (planned,)})) == ()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from istio_init.cli import apply, main
 from istio_init.cli.click_app import run_with_click
-from istio_init.cli.fast_arguments import COMPLETE_VARIABLE, read
+from istio_init.config.fast_arguments import COMPLETE_VARIABLE, read
 from istio_init.config.options import OPTIONS
 from tests.cases import CALLS, Call
 from tests.unit.settings import tried_more
@@ -66,7 +66,9 @@ def test_calls_of_the_table_need_no_click(one: Call) -> None:
         (("-n", ""), "apply", {"dry-run": ""}),
         (("--dry-run=",), "apply", {"dry-run": ""}),
         (("-envoy-port",), "apply", {"inbound-tunnel-port": "nvoy-port"}),
-        (("istio-iptables", "--no-ipv6"), "istio-iptables", {"ipv6": "false"}),
+        (("istio-iptables", "--no-ipv6"), "istio-iptables", {"no-ipv6": "true"}),
+        (("--no-ipv6=true", "--ipv6"), "apply", {"no-ipv6": "true", "ipv6": "true"}),
+        (("--ipv6", "--ipv6"), "apply", {"ipv6": "true"}),
     ],
 )
 def test_plain_calls(argv: tuple[str, ...], command: str, flags: dict[str, str]) -> None:
@@ -91,9 +93,6 @@ def test_plain_calls(argv: tuple[str, ...], command: str, flags: dict[str, str])
         ("word",),
         ("-p", "1", "clean"),
         ("-x", "-b", "80"),
-        ("--no-ipv6=true",),
-        ("--ipv6", "--no-ipv6"),
-        ("--no-ipv6", "--ipv6"),
         ("--", "-p", "1"),
     ],
 )
@@ -114,19 +113,19 @@ def test_shell_completion_is_clicks() -> None:
 def test_main_reads_plainly_where_it_can() -> None:
     with mock.patch.object(apply, "run", return_value=7) as run:
         assert main(["-p", "1"]) == 7
-        assert main(["--ipv6", "--ipv6"]) == 7
+        assert main(["-p", "2", "--"]) == 7
 
     assert run.call_args_list == [
         mock.call("apply", {"envoy-port": "1"}),
         # Unusual, and understood all the same.
-        mock.call("apply", {"ipv6": "true"}),
+        mock.call("apply", {"envoy-port": "2"}),
     ]
 
 
 def test_interruptions_end_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     with mock.patch.object(apply, "run", side_effect=KeyboardInterrupt):
         assert main([]) == 1
-        assert main(["--ipv6", "--ipv6"]) == 1
+        assert main(["--"]) == 1
 
     assert capsys.readouterr().err.split() == ["istio-init:", "interrupted"] * 2
 

@@ -101,7 +101,7 @@ def test_each_rule_that_moves_is_named(call: Call) -> None:
         (
             "ISTIO_OUTPUT",
             Rule((m.Proto("tcp"), m.Mark(7)), t.Jump("ISTIO_REDIRECT")),
-            "outbound TCP with mark 0x7 is led to the proxy, though no flag asks for it",
+            "outbound TCP with mark 0x7 is redirected to the proxy, though no flag asks for it",
         ),
         ("ISTIO_OUTPUT", Rule((), t.SetMark(7)), "packets are marked, though no flag asks for it"),
         (
@@ -145,7 +145,7 @@ def test_a_chain_of_another_configuration_is_named_with_what_leads_there() -> No
     assert (one.kind, one.rule) == ("extra", "-N ISTIO_OUTPUT_DNS")
     assert one.consequence == "nothing leads into it: left over from another configuration"
     assert [two.consequence for two in more] == [
-        "outbound to anything is led to the proxy, though no flag asks for it",
+        "outbound to anything is redirected to the proxy, though no flag asks for it",
         "packets are led into it from ISTIO_OUTPUT, though no flag asks for it",
     ]
 
@@ -159,4 +159,4 @@ def test_a_chain_that_has_gone_is_one_finding() -> None:
     (one,) = found(NEW, less)
 
     assert (one.kind, one.rule) == ("missing", "-N ISTIO_REDIRECT")
-    assert one.consequence == "outbound TCP to anything bypasses the proxy"
+    assert one.consequence == "outbound TCP does not reach the proxy"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, REDIRECT, Config, Run
-from istio_init.config.options import BY_NAME, GROUPS, NEW, OPTIONS
+from istio_init.config.options import BY_NAME, GROUPS, NEW, OPTIONS, Option
 from istio_init.rules.names import DEFAULT_LOOPBACK
 from istio_init.rules.ranges import IdRange
 from tests.unit.calls import asked, call, refused
@@ -20,6 +21,7 @@ from tests.unit.flags import (
     ids,
     networks,
     ports,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -29,30 +31,40 @@ if TYPE_CHECKING:
 WORD = {LAYOUT_1_0: (), LAYOUT_1_30: ("istio-iptables",)}
 
 
-# These three have tests of their own below.
-SPECIAL_VARIABLES = {
-    "ISTIO_INIT_LAYOUT",
-    "ISTIO_OUTBOUND_OWNER_GROUPS",
-    "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
-}
+def field(resolved: Resolved, option: Option) -> object:
+    return getattr(resolved.config if option.of_config else resolved.run, option.field)
 
 
-def field(resolved: Resolved, name: str) -> object:
-    part = resolved.run if name in Run.__match_args__ else resolved.config
-    return getattr(part, name)
-
-
-def test_tables_above_name_every_flag_and_variable() -> None:
-    tested = {row[0] for row in (*VALUES, *SWITCHES)} | {*ACCEPTED, *ACCEPTED_SWITCHES, "layout"}
+def test_tables_name_every_flag_and_group() -> None:
+    tested = {*VALUES, *SWITCHES, *ACCEPTED, *ACCEPTED_SWITCHES, "layout"}
 
     assert tested == set(BY_NAME)
-    assert {row[0] for row in VARIABLES} | SPECIAL_VARIABLES == {
-        variable for option in OPTIONS for variable in option.env
-    }
-    assert {row[0] for row in SWITCHES} | set(ACCEPTED_SWITCHES) == {
-        option.name for option in OPTIONS if option.switch
-    }
+    assert {*SWITCHES, *ACCEPTED_SWITCHES} == {one.name for one in OPTIONS if one.switch}
     assert {option.group for option in OPTIONS} == set(GROUPS)
+
+
+def test_every_field_of_config_and_run_has_a_row_and_one_home() -> None:
+    # The agent's zones are a matter of the kernel, not of a flag.
+    fields = {*Config.__match_args__, *Run.__match_args__} - {"dns_zones"}
+
+    assert not set(Config.__match_args__) & set(Run.__match_args__)
+    assert {name for one in OPTIONS for name in (one.field, one.star) if name} == fields
+    assert {one.name for one in OPTIONS if not one.field} == {*ACCEPTED, *ACCEPTED_SWITCHES}
+
+
+@pytest.mark.parametrize("name", [one.name for one in OPTIONS if one.default])
+def test_default_in_the_help_is_the_default_of_the_field(name: str) -> None:
+    option = BY_NAME[name]
+    shown, more, _ = option.default.partition(";")
+    by_default = field(asked("istio-iptables", etc=Path("/nonexistent")), option)
+
+    if name in ("layout", "proxy-uid", "proxy-gid", "dns-servers", "ipv6"):
+        assert " " in shown  # a rule in words; tests below hold it
+    elif name == "network-namespace":
+        assert by_default == ""
+    else:
+        assert field(asked("istio-iptables", f"--{name}={shown}"), option) == by_default
+        assert not more or name == "inbound-capture-port"
 
 
 def test_names_are_unambiguous() -> None:
@@ -64,31 +76,31 @@ def test_names_are_unambiguous() -> None:
     assert BY_NAME["redirect-dns"].spelled == "--redirect-dns"
 
 
-@pytest.mark.parametrize(("name", "short", "text", "where", "value"), VALUES)
-def test_flag_by_each_name_and_spelling(
-    name: str, short: str, text: str, where: str, value: object
-) -> None:
+@pytest.mark.parametrize(("name", "text", "value"), [(name, *row) for name, row in VALUES.items()])
+def test_flag_by_each_name_and_spelling(name: str, text: str, value: object) -> None:
+    option = BY_NAME[name]
     spellings = [(f"--{name}", text), (f"--{name}={text}",)]
-    if short:
-        spellings += [(f"-{short}", text), (f"-{short}{text}",), (f"-{short}={text}",)]
+    if option.short:
+        short = f"-{option.short}"
+        spellings += [(short, text), (f"{short}{text}",), (f"{short}={text}",)]
 
-    assert BY_NAME[name].short == short
     for spelling in spellings:
-        assert field(asked("istio-iptables", *spelling), where) == value
+        assert field(asked("istio-iptables", *spelling), option) == value
 
 
-@pytest.mark.parametrize(("name", "short", "where", "on"), SWITCHES)
-def test_switch_alone_true_and_false(name: str, short: str, where: str, on: object) -> None:
-    names = [f"--{name}", *([f"-{short}"] if short else [])]
-    off = False if name == "ipv6" else field(asked("istio-iptables"), where)
+@pytest.mark.parametrize(("name", "on"), SWITCHES.items())
+def test_switch_alone_true_and_false(name: str, on: object) -> None:
+    option = BY_NAME[name]
+    names = [f"--{name}", *([f"-{option.short}"] if option.short else [])]
+    off = False if name == "ipv6" else field(asked("istio-iptables"), option)
 
     for switch in names:
         for spelling in (switch, f"{switch}=true", f"{switch}=True", f"{switch}=1", f"{switch}=t"):
-            assert field(asked("istio-iptables", spelling), where) == on
+            assert field(asked("istio-iptables", spelling), option) == on
         for spelling in (f"{switch}=false", f"{switch}=FALSE", f"{switch}=0", f"{switch}=f"):
-            assert field(asked("istio-iptables", spelling), where) == off
+            assert field(asked("istio-iptables", spelling), option) == off
         for spelling in (f"{switch}=banana", f"{switch}="):
-            assert f"{BY_NAME[name].spelled}: " in refused("istio-iptables", spelling)
+            assert f"{option.spelled}: " in refused("istio-iptables", spelling)
 
 
 @pytest.mark.parametrize("name", ACCEPTED_SWITCHES)
@@ -119,40 +131,41 @@ def test_last_of_a_repeated_flag_counts() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("variable", "name", "text", "layouts"), VARIABLES)
+@pytest.mark.parametrize(("variable", "option"), VARIABLES)
 def test_variable_counts_in_its_layouts_alone(
-    variable: str, name: str, text: str, layouts: tuple[Layout, ...], layout: Layout
+    variable: str, option: Option, layout: Layout
 ) -> None:
-    word = WORD[layout]
+    word, text = WORD[layout], text_of(option.name)
     plain = asked(*word)
 
     from_variable = asked(*word, env={variable: text})
 
-    if layout in layouts:
-        assert from_variable == asked(*word, f"--{name}={text}")
-        assert (from_variable == plain) == (name in ACCEPTED_SWITCHES)
+    if layout in option.env_layouts:
+        assert from_variable == asked(*word, f"--{option.name}={text}")
+        assert (from_variable == plain) == (not option.field)
     else:
         assert from_variable == plain
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
+    ("variable", "option"),
     # Any text may name a namespace.
-    ("variable", "name", "text", "layouts"),
     [row for row in VARIABLES if row[0] != "NETWORK_NAMESPACE"],
 )
 def test_variable_that_does_not_parse_is_refused_where_it_counts(
-    variable: str, name: str, text: str, layouts: tuple[Layout, ...], layout: Layout
+    variable: str, option: Option, layout: Layout
 ) -> None:
+    flag = f"--{option.name}={text_of(option.name)}"
     word, bad = WORD[layout], {variable: "-^"}
 
-    if layout in layouts:
+    if layout in option.env_layouts:
         assert f"env {variable}: '-^': expected " in refused(*word, env=bad)
     else:
         assert asked(*word, env=bad) == asked(*word)
-    if layout in BY_NAME[name].layouts:
+    if layout in option.layouts:
         # A flag beats it before it is looked at.
-        assert asked(*word, f"--{name}={text}", env=bad) == asked(*word, f"--{name}={text}")
+        assert asked(*word, flag, env=bad) == asked(*word, flag)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -179,18 +192,18 @@ def test_flag_beats_its_variable_even_when_it_is_empty_or_the_variable_is_bad() 
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "later", "where"),
+    ("name", "first", "later"),
     [
-        ("redirect-dns", "REDIRECT_DNS", "ISTIO_META_DNS_CAPTURE", "redirect_dns"),
-        ("drop-invalid", "DROP_INVALID", "INVALID_DROP", "drop_invalid"),
-        ("dual-stack", "DUAL_STACK", "ISTIO_DUAL_STACK", "dual_stack"),
+        ("redirect-dns", "REDIRECT_DNS", "ISTIO_META_DNS_CAPTURE"),
+        ("drop-invalid", "DROP_INVALID", "INVALID_DROP"),
+        ("dual-stack", "DUAL_STACK", "ISTIO_DUAL_STACK"),
     ],
 )
 def test_flag_beats_later_variable_beats_first_beats_default(
-    name: str, first: str, later: str, where: str
+    name: str, first: str, later: str
 ) -> None:
     def found(*argv: str, **env: str) -> object:
-        return field(asked("istio-iptables", *argv, env=env), where)
+        return field(asked("istio-iptables", *argv, env=env), BY_NAME[name])
 
     assert found() is False
     assert found(**{first: "true"}) is True
@@ -204,8 +217,12 @@ def test_no_ipv6_is_the_negative_of_ipv6() -> None:
     assert asked("istio-iptables").config.ipv6 is None
     assert asked("istio-iptables", "--no-ipv6").config.ipv6 is False
     assert asked("istio-iptables", "--ipv6").config.ipv6 is True
-    for both in (("--ipv6", "--no-ipv6"), ("--no-ipv6", "--ipv6=false")):
-        assert "--ipv6 and --no-ipv6 exclude each other" in refused("istio-iptables", *both)
+    assert asked("istio-iptables", "--no-ipv6", "--ipv6=false").config.ipv6 is False
+    assert asked("istio-iptables", "--no-ipv6=false").config.ipv6 is None
+    for both in (("--ipv6", "--no-ipv6"), ("--no-ipv6", "--ipv6=true")):
+        text = refused("istio-iptables", *both, "-p", "0")
+        assert "2 bad values, nothing was changed" in text
+        assert "--no-ipv6: 'true': contradicts --ipv6 'true'" in text
 
 
 def test_defaults_of_layout_1_0() -> None:
@@ -253,6 +270,16 @@ def test_inbound_port_follows_the_outbound_port_in_layout_1_0_alone() -> None:
     assert asked("-p", "15011", "-z", "15016").config.inbound_port == 15016
     assert asked(env={"ENVOY_PORT": "15011"}).config.inbound_port == 15011
     assert asked("istio-iptables", "-p", "15011").config.inbound_port == 15006
+
+
+def test_an_empty_mode_means_the_default_and_is_warned_about() -> None:
+    for empty in ("", " "):
+        resolved = asked("istio-iptables", "-m", empty)
+        assert resolved.config == asked("istio-iptables").config
+        assert resolved.warnings == (
+            "--istio-inbound-interception-mode: it is empty, which means the default REDIRECT",
+        )
+    assert asked(env={"ISTIO_INBOUND_INTERCEPTION_MODE": ""}).warnings == ()
 
 
 def test_lists_are_trimmed_and_may_be_empty_or_everything() -> None:
@@ -349,15 +376,15 @@ def test_backend_by_its_flag_and_by_istios(argv: tuple[str, ...], backend: str) 
         (("--force-iptables-binary", "xtables"), "expected legacy or nft"),
         (
             ("--backend", "legacy", "--native-nftables"),
-            "--native-nftables: 'true': expected no second backend beside legacy",
+            "--native-nftables: 'true': contradicts --backend 'legacy'",
         ),
         (
             ("--backend", "nft", "--force-iptables-binary", "legacy"),
-            "--force-iptables-binary: 'legacy': expected no second backend beside nft",
+            "--force-iptables-binary: 'legacy': contradicts --backend 'nft'",
         ),
         (
             ("--native-nftables", "--force-iptables-binary", "nft"),
-            "--force-iptables-binary: 'nft': expected no second backend beside nftables",
+            "--force-iptables-binary: 'nft': contradicts --native-nftables 'true'",
         ),
     ],
 )
@@ -368,7 +395,7 @@ def test_backends_that_do_not_agree_are_refused(argv: tuple[str, ...], text: str
 def test_second_backend_from_a_variable_is_named_by_it() -> None:
     said = refused("--backend", "legacy", env={"NATIVE_NFTABLES": "true"})
 
-    assert "env NATIVE_NFTABLES: 'true': expected no second backend beside legacy" in said
+    assert "env NATIVE_NFTABLES: 'true': contradicts --backend 'legacy'" in said
 
 
 @pytest.mark.parametrize(
@@ -423,8 +450,7 @@ def test_flag_that_layout_1_0_cannot_express_is_refused(name: str, text: str) ->
     option = BY_NAME[name]
     said = refused(f"--{name}={text}")
 
-    assert f"{option.spelled}: '{text}': expected nothing: layout 1.0 has no rules for it" in said
-    assert "add --layout 1.30" in said
+    assert f"{option.spelled}: '{text}': not supported in layout 1.0; use --layout 1.30" in said
     assert asked(f"--{name}={text}", "--layout", "1.30").config.layout == LAYOUT_1_30
     # Whoever cleans says with such a flag what was built.
     assert asked("clean", f"--{name}={text}").run.command == "clean"
@@ -445,8 +471,7 @@ def test_flag_that_asks_for_nothing_is_no_reason_to_fail() -> None:
 def test_owner_groups_are_refused_in_layout_1_0(variable: str) -> None:
     said = refused(env={variable: "202"})
 
-    assert f"env {variable}: '202': expected nothing: layout 1.0 has no rules for it" in said
-    assert "add --layout 1.30" in said
+    assert f"env {variable}: '202': not supported in layout 1.0; use --layout 1.30" in said
     assert asked(env={variable: ""}).config.layout == LAYOUT_1_0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import istio_init
+from istio_init.rules import names
 
 ROOT = Path(istio_init.__file__).parent
 
@@ -34,8 +35,13 @@ APART = {
     *("istio_init.operate.validate", "istio_init.operate.fleet", "istio_init.operate.prometheus"),
     "istio_init.cli.fleet",
 }
+# Injection starts when a person or a webhook asks for it, and may take its time.
+BESIDE_THE_START = "inject"
 # Modules that are themselves imported when a library is needed, and that library.
-WITH_LIBRARY = {"istio_init.cli.click_app": {"click"}}
+WITH_LIBRARY = {
+    f"istio_init.cli.{name}": {"click"}
+    for name in ("click_app", "click_flags", "check_inject", "webhook")
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def test_pure_modules_touch_nothing(name: str) -> None:
         assert names <= {"AF_INET", "AF_INET6", "inet_ntop", "inet_pton"}
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for name in MODULES if part_of(name) != BESIDE_THE_START])
 def test_libraries_are_imported_when_they_are_needed(name: str) -> None:
     at_once = {one.module.split(".")[0] for one in imports(name) if one.at_once}
     libraries = {one for one in at_once if one not in sys.stdlib_module_names} - {"istio_init"}
@@ -115,11 +121,35 @@ def test_libraries_are_imported_when_they_are_needed(name: str) -> None:
     assert libraries <= WITH_LIBRARY.get(name, set())
 
 
-@pytest.mark.parametrize("name", sorted(MODULES.keys() - APART))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in sorted(MODULES.keys() - APART - WITH_LIBRARY.keys())
+        if part_of(name) != BESIDE_THE_START
+    ],
+)
 def test_slow_modules_are_for_the_type_checker_alone(name: str) -> None:
     at_once = {one.module for one in imports(name) if one.at_once and not one.for_types}
 
     assert not {module.split(".")[0] for module in at_once} & SLOW
+
+
+def test_the_numbers_of_the_rules_stand_in_one_place() -> None:
+    numbers = {
+        *(names.OUTBOUND_PORT, names.INBOUND_PORT, names.TUNNEL_PORT, names.AGENT_DNS_PORT),
+        *(names.DEFAULT_MARK, names.OUTBOUND_MARK, names.DEFAULT_ROUTE_TABLE),
+    }
+    places = {
+        name
+        for name, path in MODULES.items()
+        # In the template engine such numbers are characters.
+        if not name.startswith("istio_init.inject.template.")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in numbers
+    }
+
+    assert places == {"istio_init.rules.names"}
 
 
 RUN = """
@@ -144,7 +174,7 @@ def test_dry_run_loads_nothing_that_only_writing_needs(form: str) -> None:
 
     assert "istio_init.planner.layout_1_30" in loaded
     assert not loaded & {"pyroute2", "iptc", "rich", "dataclasses", "logging", "subprocess"}
-    assert not {one for one in loaded if one.startswith("istio_init.apply")}
+    assert not {one for one in loaded if one.startswith(("istio_init.apply", "istio_init.inject"))}
     assert not loaded & {*APART, "istio_init.diagnose.findings", "istio_init.cli.result"}
     assert not loaded & {
         "istio_init.rules.ownership",

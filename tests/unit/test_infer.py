@@ -7,8 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from istio_init import planner
-from istio_init.cli import fast_arguments
+from istio_init.config import fast_arguments
 from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, TPROXY, Config, Facts
+from istio_init.config.options import BY_NAME, OPTIONS
 from istio_init.config.resolve import resolve
 from istio_init.diagnose.infer import as_arguments, infer_config
 from istio_init.kernel.host import HostFiles
@@ -20,6 +21,7 @@ from istio_init.rules.sets import canonical
 from tests.cases import CALLS, Call
 from tests.plans import plan_of
 from tests.strategies import S4, S6, configs
+from tests.unit.flags import VALUES, text_of
 from tests.unit.settings import tried_more
 from tests.unit.test_planner import V4, V6
 
@@ -87,6 +89,53 @@ def test_what_was_recognised_is_said_as_a_call_that_leads_there(call: Call) -> N
     resolved = resolve(*asked, NOWHERE, HostFiles()).config
 
     assert planner.plan(resolved, Facts()) == planner.plan(config, Facts())
+
+
+# A row whose flag no rule shows, and why.
+UNSEEN = {
+    "layout": "it is the command",
+    "no-ipv6": "it is said of every call, as --ipv6 is",
+    "dual-stack": "it decides about IPv6, which is settled",
+}
+# What has to stand beside a flag for it to make a difference.
+BESIDE = {
+    "istio-local-exclude-ports": ("-b", "*"),
+    "istio-inbound-tproxy-mark": ("-m", "TPROXY"),
+    "istio-inbound-tproxy-route-table": ("-m", "TPROXY", "-b", "*"),
+    "kube-virt-interfaces": ("-i", "*"),
+    "redirect-dns": ("--dns-servers", "10.0.0.2"),
+    "capture-all-dns": ("--redirect-dns",),
+    "dns-servers": ("--redirect-dns",),
+}
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["iptables", "nftables"])
+@pytest.mark.parametrize(
+    "name", [one.name for one in OPTIONS if one.of_config and one.name not in UNSEEN]
+)
+def test_every_flag_of_the_rules_is_recognised(name: str, *, native: bool) -> None:
+    option = BY_NAME[name]
+    text = text_of(name).replace("java", "4001")
+    flag = (f"--{name}",) if option.switch else (f"--{name}", text)
+    argv = (
+        "istio-iptables",
+        *(() if "ipv6" in name else ("--ipv6",)),
+        *BESIDE.get(name, ()),
+        *flag,
+    )
+    plan = plan_of(*argv)
+    live, wanted = again(plan, native=native)
+
+    call = as_arguments(seen(plan, live, native=native))
+
+    assert wanted == live
+    assert option.shortest in call
+    words = fast_arguments.read(call, {})
+    assert words is not None
+    # nf_tables joins the parts of a list, which then come back as a range.
+    if not option.switch and not native:
+        value = VALUES[name][1]
+        assert getattr(resolve(*words, NOWHERE, HostFiles()).config, option.field) == value
 
 
 def test_one_rule_less_is_not_taken_for_another_call() -> None:

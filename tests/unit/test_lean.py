@@ -13,7 +13,7 @@ from istio_init.config.model import Config
 from istio_init.lean import Record, assert_never
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import HEAD, Chain, ForeignRule, Rule, rule
+from istio_init.rules.model import HEAD, Chain, ForeignRule, Reason, Rule, rule
 from istio_init.rules.ranges import PortRange
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def test_equal_values_hash_alike() -> None:
 
 
 def test_rules_are_equal_without_what_the_kernel_cannot_give_back() -> None:
-    planned = rule(m.Mark(1), then=t.Jump("X"), place=HEAD, why="because", flag="-t")
+    planned = rule(m.Mark(1), target=t.Jump("X"), place=HEAD, reason=Reason("-t", 1))
     found = Rule((m.Mark(1),), t.Jump("X"))
 
     assert planned == found
@@ -163,7 +163,7 @@ def test_patterns_match_by_kind_position_and_name() -> None:
     [
         Point(1, 2, "a"),
         Empty(),
-        Chain("INPUT", None, (rule(m.Mark(1), then=t.Jump("X")), ForeignRule(b"\0", "Y"))),
+        Chain("INPUT", None, (rule(m.Mark(1), target=t.Jump("X")), ForeignRule(b"\0", "Y"))),
         Config("1.30"),
     ],
 )

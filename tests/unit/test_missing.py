@@ -356,7 +356,7 @@ def test_nft_names_the_line_the_modules_and_the_remedy(
             step = getattr(message.about, "step", None)
             rule = getattr(step, "rule", None)
             if isinstance(rule, Rule) and message.kind == messages.NEW_RULE:
-                line = rule_line(step.chain, rule, family)
+                line = rule_line(getattr(step, "chain", ""), rule, family)
                 if _asks_for(name, line):
                     given.append(line)
                     raise nfnetlink.RefusedError(ENOENT, message)

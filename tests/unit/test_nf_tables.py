@@ -172,8 +172,8 @@ def test_rules_that_come_from_elsewhere_cannot_be_written(raw: str | bytes) -> N
 def test_protocols_are_told_to_the_kernel() -> None:
     udp = ForeignRule(attribute(4, e.meta(e.META_L4PROTO) + e.compare("!=", b"\x11")))
 
-    assert iptables.protocol_of(rule(TCP, then=t.Return())) == (6, False)
-    assert iptables.protocol_of(rule(then=t.Return())) == (0, False)
+    assert iptables.protocol_of(rule(TCP, target=t.Return())) == (6, False)
+    assert iptables.protocol_of(rule(target=t.Return())) == (0, False)
     assert iptables.protocol_of(udp) == (17, True)
     assert iptables.protocol_of(ForeignRule(attribute(4, e.COUNTER))) == (0, False)
 
@@ -181,7 +181,7 @@ def test_protocols_are_told_to_the_kernel() -> None:
 OTHER_WAYS = {
     "the protocol from the header": (
         e.payload(1, 9, 1) + e.compare("==", b"\6") + e.COUNTER + e.verdict(e.ACCEPT),
-        rule(TCP, then=t.Accept()),
+        rule(TCP, target=t.Accept()),
     ),
     "two ports at once": (
         L4_TCP + e.payload(2, 0, 4) + e.compare("==", b"\0\1\0\2") + e.verdict(e.ACCEPT),
@@ -189,7 +189,7 @@ OTHER_WAYS = {
             TCP,
             m.Ports("tcp", "sport", strategies.PortRange(1, 1)),
             m.Ports("tcp", "dport", strategies.PortRange(2, 2)),
-            then=t.Accept(),
+            target=t.Accept(),
         ),
     ),
     "two addresses at once": (
@@ -199,7 +199,7 @@ OTHER_WAYS = {
         rule(
             m.Source(Network(IPV4, bytes((10, 0, 0, 1)), 32)),
             m.Destination(Network(IPV4, bytes((10, 0, 0, 2)), 32)),
-            then=t.Drop(),
+            target=t.Drop(),
         ),
     ),
     "a range as two comparisons": (
@@ -208,14 +208,14 @@ OTHER_WAYS = {
         + e.compare(">=", b"\0\1")
         + e.compare("<=", b"\0\2")
         + e.verdict(e.DROP),
-        rule(TCP, m.Ports("tcp", "dport", strategies.PortRange(1, 2)), then=t.Drop()),
+        rule(TCP, m.Ports("tcp", "dport", strategies.PortRange(1, 2)), target=t.Drop()),
     ),
     "a short prefix under a mask": (
         e.payload(1, 16, 2)
         + e.masked(b"\xff\x80")
         + e.compare("==", b"\x0a\x80")
         + e.verdict(e.DROP),
-        rule(m.Destination(Network(IPV4, bytes((10, 128, 0, 0)), 9)), then=t.Drop()),
+        rule(m.Destination(Network(IPV4, bytes((10, 128, 0, 0)), 9)), target=t.Drop()),
     ),
     "masks one behind the other": (
         e.meta(e.META_MARK)
@@ -223,7 +223,7 @@ OTHER_WAYS = {
         + e.masked(fields.WORD.pack(0x0F))
         + e.compare("==", fields.WORD.pack(5))
         + e.verdict(e.DROP),
-        rule(m.Mark(5, 0x0F), then=t.Drop()),
+        rule(m.Mark(5, 0x0F), target=t.Drop()),
     ),
 }
 
@@ -242,11 +242,11 @@ def test_long_and_short_registers_are_the_same_memory() -> None:
     lost = loaded + e.payload(1, 12, 4) + compared[len(e.meta(e.META_MARK)) :]
 
     assert iptables.Reader(IPV4).rule(compared + e.verdict(e.DROP)) == rule(
-        m.Mark(0), then=t.Drop()
+        m.Mark(0), target=t.Drop()
     )
     # The second load overwrote what the first one left.
     assert iptables.Reader(IPV4).rule(lost + e.verdict(e.DROP)) == rule(
-        m.Source(Network(IPV4, bytes(4), 32)), then=t.Drop()
+        m.Source(Network(IPV4, bytes(4), 32)), target=t.Drop()
     )
 
 
@@ -336,12 +336,12 @@ def test_a_table_of_our_own_is_read_as_it_was_written(data: st.DataObject) -> No
     for family in FAMILIES:
         drawn = data.draw(st.lists(strategies.rules(family), min_size=1, max_size=12))
         # A chain that has nothing for a family is only the other's.
-        inbound = [*filter(_can_be_native, drawn), rule(then=t.Return())]
-        divert = Chain(ISTIO_DIVERT, None, (rule(then=t.SetMark(1)), rule(then=t.Accept())))
+        inbound = [*filter(_can_be_native, drawn), rule(target=t.Return())]
+        divert = Chain(ISTIO_DIVERT, None, (rule(target=t.SetMark(1)), rule(target=t.Accept())))
         chains = {
             ISTIO_DIVERT: divert,
             ISTIO_INBOUND: Chain(ISTIO_INBOUND, None, tuple(inbound)),
-            "PREROUTING": Chain("PREROUTING", "ACCEPT", (rule(then=t.Jump(ISTIO_INBOUND)),)),
+            "PREROUTING": Chain("PREROUTING", "ACCEPT", (rule(target=t.Jump(ISTIO_INBOUND)),)),
         }
         rulesets.append(canonical(Ruleset(family, (make_table("mangle", chains),))))
     found = read_back("mangle", tuple(rulesets))
@@ -380,7 +380,7 @@ def _is_odd(one: Rule) -> bool:
 
 def test_rules_of_others_go_back_as_they_were() -> None:
     odd = ForeignRule(attribute(4, e.expression("hash") + e.verdict(e.DROP)))
-    chain = Chain(ISTIO_INBOUND, None, (odd, rule(then=t.Accept())))
+    chain = Chain(ISTIO_INBOUND, None, (odd, rule(target=t.Accept())))
     rulesets = tuple(
         Ruleset(family, (make_table("nat", {ISTIO_INBOUND: chain}),)) for family in FAMILIES
     )
@@ -393,19 +393,19 @@ def test_rules_of_others_go_back_as_they_were() -> None:
         assert live is not None
         assert [getattr(one, "raw", one) for one in live.rules] == [
             odd.raw,
-            rule(then=t.Accept()),
+            rule(target=t.Accept()),
         ], family
 
 
 def test_sockets_are_decided_in_a_chain_of_their_own() -> None:
-    inbound = Chain(ISTIO_INBOUND, None, (rule(m.Socket(), then=t.Jump(ISTIO_DIVERT)),))
-    divert = Chain(ISTIO_DIVERT, None, (rule(then=t.Accept()),))
+    inbound = Chain(ISTIO_INBOUND, None, (rule(m.Socket(), target=t.Jump(ISTIO_DIVERT)),))
+    divert = Chain(ISTIO_DIVERT, None, (rule(target=t.Accept()),))
     table = make_table("mangle", {ISTIO_INBOUND: inbound, ISTIO_DIVERT: divert})
     rulesets = (Ruleset(IPV4, (table,)), Ruleset(IPV6, (table,)))
 
     assert SOCKET_CHAIN in nftables._as_planned("mangle", rulesets).chains
     assert read_back("mangle", rulesets)[IPV4].chain(ISTIO_INBOUND) == inbound
-    elsewhere = inbound.replace(rules=(rule(m.Socket(), then=t.Drop()),))
+    elsewhere = inbound.replace(rules=(rule(m.Socket(), target=t.Drop()),))
     odd = Ruleset(IPV4, (make_table("mangle", {ISTIO_INBOUND: elsewhere}),))
     with pytest.raises(UnsupportedError, match="one chain"):
         nftables._as_planned("mangle", (odd,))

@@ -129,7 +129,7 @@ def test_what_both_families_have_is_written_once() -> None:
 
 def test_families_whose_rules_are_in_different_orders_each_keep_theirs() -> None:
     lines = {
-        name: rule(m.InInterface(name), then=target)
+        name: rule(m.InInterface(name), target=target)
         for name, target in (("a", t.Return()), ("b", t.Accept()), ("c", t.Drop()))
     }
     orders = {IPV4: "abca", IPV6: "bac"}
@@ -262,7 +262,7 @@ def test_tables_without_rules_are_deleted_and_never_created() -> None:
     ],
 )
 def test_matches(match: m.Match, spelled: str) -> None:
-    assert in_chain(rule(match, then=t.Return())) == [f"meta nfproto ipv4 {spelled} return"]
+    assert in_chain(rule(match, target=t.Return())) == [f"meta nfproto ipv4 {spelled} return"]
 
 
 @pytest.mark.parametrize(
@@ -277,14 +277,14 @@ def test_matches(match: m.Match, spelled: str) -> None:
     ],
 )
 def test_destinations(cidrs: list[str], spelled: str) -> None:
-    rules = [rule(m.Destination(network(cidr)[0]), then=t.Return()) for cidr in cidrs]
+    rules = [rule(m.Destination(network(cidr)[0]), target=t.Return()) for cidr in cidrs]
     family = network(cidrs[0])[0].family
 
     assert in_chain(*rules, family=family) == [f"{spelled} return"]
 
 
 def test_a_mark_under_a_mask_keeps_the_other_bits() -> None:
-    assert in_chain(rule(then=t.SetMark(0x10, 0xFF))) == [
+    assert in_chain(rule(target=t.SetMark(0x10, 0xFF))) == [
         "meta nfproto ipv4 meta mark set meta mark & 0xffffff00 ^ 0x00000010"
     ]
 
@@ -294,16 +294,16 @@ def test_a_mark_under_a_mask_keeps_the_other_bits() -> None:
 )
 def test_interfaces_that_nft_cannot_name_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedError, match="interface"):
-        in_chain(rule(m.InInterface(name), then=t.Return()))
+        in_chain(rule(m.InInterface(name), target=t.Return()))
 
 
 def test_sockets_can_lead_to_one_chain_only() -> None:
     with pytest.raises(UnsupportedError, match="one chain"):
-        in_chain(rule(m.Socket(), then=t.Accept()))
+        in_chain(rule(m.Socket(), target=t.Accept()))
     with pytest.raises(UnsupportedError, match="one chain"):
         in_chain(
-            rule(m.Socket(), then=t.Jump(ISTIO_DIVERT)),
-            rule(m.Socket(), then=t.Jump(ISTIO_INBOUND)),
+            rule(m.Socket(), target=t.Jump(ISTIO_DIVERT)),
+            rule(m.Socket(), target=t.Jump(ISTIO_INBOUND)),
         )
 
 

@@ -459,10 +459,10 @@ OTHERS = ("OTHER", "ISTIO_LIKE")
 SOMEBODY_ELSES: tuple[AnyRule, ...] = (
     *(ForeignRule(f"-m comment --comment {number} -j ACCEPT") for number in range(3)),
     ForeignRule("-m comment --comment into -g OTHER", "OTHER"),
-    rule(NOT_OURS, then=t.Jump("ISTIO_LIKE")),
-    rule(NOT_OURS, then=t.Return()),
-    rule(m.InInterface("eth0"), NOT_OURS, then=t.Return()),
-    rule(m.Proto("tcp"), m.Mark(1337), NOT_OURS, then=t.SaveMark()),
+    rule(NOT_OURS, target=t.Jump("ISTIO_LIKE")),
+    rule(NOT_OURS, target=t.Return()),
+    rule(m.InInterface("eth0"), NOT_OURS, target=t.Return()),
+    rule(m.Proto("tcp"), m.Mark(1337), NOT_OURS, target=t.SaveMark()),
 )
 
 

@@ -17,13 +17,23 @@ from istio_init.config.model import (
     Config,
     Facts,
 )
+from istio_init.config.options import OPTIONS
 from istio_init.config.values import address, network
 from istio_init.formats.iptables import rule_words
 from istio_init.planner import plan
 from istio_init.planner.layout_1_30 import ipv6_on
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import BUILTIN_CHAINS, HEAD, TABLES, TAIL, Plan, PolicyRoute, Rule
+from istio_init.rules.model import (
+    BUILTIN_CHAINS,
+    HEAD,
+    LAYOUT,
+    TABLES,
+    TAIL,
+    Plan,
+    PolicyRoute,
+    Rule,
+)
 from istio_init.rules.names import OWN_CHAINS, PASSTHROUGH
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, PortRange
 from tests.strategies import S4, S6, configs
@@ -33,6 +43,7 @@ from tests.unit.settings import tried
 if TYPE_CHECKING:
     from typing import Any
 
+    from istio_init.rules.model import Reason
     from istio_init.rules.ranges import Family, Network
 
 V4, V6 = address("10.0.0.5"), address("fd00::5")
@@ -653,6 +664,25 @@ def test_match_on_everything_is_left_out() -> None:
         assert rules(planned(config), family, "nat", "PREROUTING") == ["-j RETURN"]
 
 
+FLAGS = {
+    *(f"--{option.name}" for option in OPTIONS),
+    *(f"-{option.short}" for option in OPTIONS if option.short),
+    "--no-ipv6",
+}
+
+
+def assert_reason(reason: Reason, config: Config) -> None:
+    """Fail unless a reason says all that the tools and the documentation tell of a rule."""
+    assert reason.flag in FLAGS
+    assert reason.effect != "not known"
+    assert reason.text[0].isupper()
+    assert reason.text.endswith(".")
+    assert ". " not in reason.text
+    assert ("proxy_init 1.0.2" if config.layout == "1.0" else "istio 1.30") in reason.source
+    if reason.flag == LAYOUT:
+        assert reason.value == config.layout
+
+
 @given(st.sampled_from(LAYOUTS).flatmap(configs))
 @tried
 def test_every_plan_is_well_formed(config: Config) -> None:
@@ -676,8 +706,7 @@ def test_every_plan_is_well_formed(config: Config) -> None:
                 places = []
                 for rule in chain.rules:
                     assert isinstance(rule, Rule)
-                    assert rule.why
-                    assert rule.flag
+                    assert_reason(rule.reason, config)
                     places.append(rule.place)
                     if isinstance(rule.target, t.Jump):
                         assert rule.target.chain in own

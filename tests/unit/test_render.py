@@ -24,6 +24,7 @@ from istio_init.rules.model import (
     ForeignRule,
     Plan,
     PolicyRoute,
+    Reason,
     Rule,
     Ruleset,
     make_table,
@@ -168,7 +169,7 @@ def test_rule_puts_its_matches_in_printing_order_and_drops_those_on_everything()
         m.Source(nowhere),
         m.InInterface("+"),
         m.OutInterface("+"),
-        then=t.Return(),
+        target=t.Return(),
     )
 
     assert " ".join(rule_words(made, IPV4)) == (
@@ -176,8 +177,8 @@ def test_rule_puts_its_matches_in_printing_order_and_drops_those_on_everything()
         "-m owner --uid-owner 1 -m mark --mark 0x1 -j RETURN"
     )
     # Its negative matches nothing, which is not the same as everything.
-    assert rule(m.Source(everything, negated=True), then=t.Drop()).matches
-    assert rule(m.InInterface("+", negated=True), then=t.Drop()).matches
+    assert rule(m.Source(everything, negated=True), target=t.Drop()).matches
+    assert rule(m.InInterface("+", negated=True), target=t.Drop()).matches
 
 
 def plan_of(
@@ -197,14 +198,14 @@ def ruleset(family: Family, table: str, *chains: Chain) -> Ruleset:
     return Ruleset(family, (make_table(table, {one.name: one for one in chains}),))
 
 
-TO_PROXY = rule(m.Proto("tcp"), then=t.Redirect(15001), why="so", flag="-p")
-INTO = rule(then=t.Jump("ISTIO_OUTPUT"), why="in", flag="-i")
-FIRST = rule(m.InInterface("a$b"), then=t.Return(), place=HEAD, why="first", flag="-k")
-SECOND = rule(m.InInterface("eth1"), then=t.Return(), place=HEAD, why="second", flag="-k")
+TO_PROXY = rule(m.Proto("tcp"), target=t.Redirect(15001), reason=Reason("-p", 15001, text="so"))
+INTO = rule(target=t.Jump("ISTIO_OUTPUT"), reason=Reason("-i"))
+FIRST = rule(m.InInterface("a$b"), target=t.Return(), place=HEAD, reason=Reason("-k", "a$b"))
+SECOND = rule(m.InInterface("eth1"), target=t.Return(), place=HEAD, reason=Reason("-k", "eth1"))
 NAT4 = ruleset(
     IPV4, "nat", chain("PREROUTING", FIRST, SECOND, INTO), chain("ISTIO_OUTPUT", TO_PROXY)
 )
-FILTER6 = ruleset(IPV6, "filter", chain("INPUT", rule(then=t.Reject(), place=HEAD)))
+FILTER6 = ruleset(IPV6, "filter", chain("INPUT", rule(target=t.Reject(), place=HEAD)))
 
 
 def test_rules_of_routes_and_addresses() -> None:
@@ -268,7 +269,7 @@ def test_commands_are_quoted_for_a_shell() -> None:
     (words,) = [shlex.split(line) for line in text.splitlines() if "PREROUTING 1" in line]
     assert words[words.index("-i") + 1] == "a$b"
     negated = ruleset(
-        IPV6, "nat", chain("OUTPUT", rule(m.Proto("tcp", negated=True), then=t.Drop()))
+        IPV6, "nat", chain("OUTPUT", rule(m.Proto("tcp", negated=True), target=t.Drop()))
     )
     assert commands.render(plan_of(negated)) == "ip6tables -t nat -A OUTPUT ! -p tcp -j DROP\n"
 

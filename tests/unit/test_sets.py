@@ -14,7 +14,7 @@ from istio_init.config.values import network
 from istio_init.planner.draft import TCP, UDP
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import Chain, ForeignRule, Rule, make_table, rule
+from istio_init.rules.model import Chain, ForeignRule, Reason, Rule, make_table, reason_of, rule
 from istio_init.rules.ranges import IPV4, IPV6, IdRange, Network, PortRange
 from istio_init.rules.sets import canonical_table, compact, expand, joined, networks, span_of
 from tests.unit.settings import tried_less
@@ -168,7 +168,7 @@ _ENDS: list[t.Target] = [
 def _made(matches: list[m.Match], protocol: m.Proto | None, target: t.Target) -> Rule:
     ports = any(isinstance(match, m.Ports | m.MultiPorts) for match in matches)
     found = TCP if ports else protocol
-    return rule(*([found] if found else []), *matches, then=target)
+    return rule(*([found] if found else []), *matches, target=target)
 
 
 def _rules(*jumps: str) -> st.SearchStrategy[Rule]:
@@ -279,12 +279,12 @@ def _grouped(*rules: Rule, others: dict[str, Chain] | None = None) -> list[str]:
 
 
 def _leave(cidr: str) -> Rule:
-    return rule(m.Destination(network(cidr)[0]), then=t.Return())
+    return rule(m.Destination(network(cidr)[0]), target=t.Return())
 
 
-def _ports(low: int, high: int, *, then: str, established: bool = False) -> Rule:
+def _ports(low: int, high: int, *, target: str, established: bool = False) -> Rule:
     state = (m.CtState(("ESTABLISHED",)),) if established else ()
-    return rule(TCP, m.Ports("tcp", "dport", PortRange(low, high)), *state, then=t.Jump(then))
+    return rule(TCP, m.Ports("tcp", "dport", PortRange(low, high)), *state, target=t.Jump(target))
 
 
 def _length(*rules: Rule | ForeignRule, **chains: tuple[Rule, ...]) -> int:
@@ -303,15 +303,15 @@ def test_networks_that_overlap_or_touch_are_joined() -> None:
 
 
 def test_halves_of_everything_are_everything() -> None:
-    assert _grouped(_leave("0.0.0.0/1"), _leave("128.0.0.0/1")) == _grouped(rule(then=t.Return()))
+    assert _grouped(_leave("0.0.0.0/1"), _leave("128.0.0.0/1")) == _grouped(rule(target=t.Return()))
 
 
 def test_ports_of_two_protocols_become_two_groups() -> None:
     rules = []
     for number in (53, 80, 443):
         ports = PortRange(number, number)
-        rules.append(rule(TCP, m.Ports("tcp", "dport", ports), then=t.Return()))
-        rules.append(rule(UDP, m.Ports("udp", "dport", ports), then=t.Return()))
+        rules.append(rule(TCP, m.Ports("tcp", "dport", ports), target=t.Return()))
+        rules.append(rule(UDP, m.Ports("udp", "dport", ports), target=t.Return()))
 
     assert _length(*rules) == 2
 
@@ -319,8 +319,8 @@ def test_ports_of_two_protocols_become_two_groups() -> None:
 def test_pairs_of_rules_for_different_ports_become_two_groups() -> None:
     rules = []
     for number in range(1000, 2000, 2):
-        rules.append(_ports(number, number, then="DIVERT", established=True))
-        rules.append(_ports(number, number, then="TPROXY"))
+        rules.append(_ports(number, number, target="DIVERT", established=True))
+        rules.append(_ports(number, number, target="TPROXY"))
 
     assert _length(*rules) == 2
 
@@ -328,27 +328,30 @@ def test_pairs_of_rules_for_different_ports_become_two_groups() -> None:
 def test_pairs_of_rules_for_ports_that_overlap_stay_in_order() -> None:
     rules = []
     for low, high in ((80, 90), (85, 85)):
-        rules.append(_ports(low, high, then="DIVERT", established=True))
-        rules.append(_ports(low, high, then="TPROXY"))
+        rules.append(_ports(low, high, target="DIVERT", established=True))
+        rules.append(_ports(low, high, target="TPROXY"))
 
     assert _length(*rules) == 4
 
 
 def test_a_chain_that_marks_packets_is_not_entered_once_instead_of_twice() -> None:
-    twice = (_ports(80, 90, then="A"), _ports(85, 95, then="A"))
-    marks = (rule(m.Mark(1), then=t.SetMark(2)), rule(then=t.SetMark(1)))
+    twice = (_ports(80, 90, target="A"), _ports(85, 95, target="A"))
+    marks = (rule(m.Mark(1), target=t.SetMark(2)), rule(target=t.SetMark(1)))
 
     assert _length(*twice, A=marks) == 2
-    assert _length(*twice, A=(*marks, rule(then=t.Accept()))) == 1
-    assert _length(*twice, A=(rule(m.Mark(3), then=t.Return()), *marks, rule(then=t.Accept()))) == 2
-    assert _length(*twice, A=(rule(then=t.Redirect(1)),)) == 1
-    assert _length(_ports(80, 84, then="A"), _ports(85, 95, then="A"), A=marks) == 1
+    assert _length(*twice, A=(*marks, rule(target=t.Accept()))) == 1
+    assert (
+        _length(*twice, A=(rule(m.Mark(3), target=t.Return()), *marks, rule(target=t.Accept())))
+        == 2
+    )
+    assert _length(*twice, A=(rule(target=t.Redirect(1)),)) == 1
+    assert _length(_ports(80, 84, target="A"), _ports(85, 95, target="A"), A=marks) == 1
 
 
 def test_chains_that_lead_into_each_other_are_not_followed_for_ever() -> None:
-    twice = (_ports(80, 90, then="A"), _ports(85, 95, then="A"))
+    twice = (_ports(80, 90, target="A"), _ports(85, 95, target="A"))
 
-    assert _length(*twice, A=(rule(then=t.Jump("B")),), B=(rule(then=t.Jump("A")),)) == 2
+    assert _length(*twice, A=(rule(target=t.Jump("B")),), B=(rule(target=t.Jump("A")),)) == 2
 
 
 def test_nothing_moves_past_a_rule_of_others() -> None:
@@ -360,11 +363,11 @@ def test_nothing_moves_past_a_rule_of_others() -> None:
 def test_groups_that_are_excluded_become_one_condition() -> None:
     listed = [m.Owner("gid", IdRange(gid, gid), negated=True) for gid in (7, 3, 4, 3)]
 
-    assert _grouped(rule(*listed, then=t.Return())) == _grouped(
+    assert _grouped(rule(*listed, target=t.Return())) == _grouped(
         rule(
             m.Owner("gid", IdRange(3, 4), negated=True),
             m.Owner("gid", IdRange(7, 7), negated=True),
-            then=t.Return(),
+            target=t.Return(),
         )
     )
 
@@ -372,25 +375,19 @@ def test_groups_that_are_excluded_become_one_condition() -> None:
 def test_ports_are_of_one_protocol() -> None:
     ports = m.MultiPorts("dport", (PortRange(1, 1), PortRange(3, 3)))
 
-    assert _length(rule(TCP, ports, then=t.Return())) == 1
+    assert _length(rule(TCP, ports, target=t.Return())) == 1
     with pytest.raises(ValueError, match="protocol"):
-        _length(rule(ports, then=t.Return()))
+        _length(rule(ports, target=t.Return()))
 
 
 def test_what_a_rule_is_for_stays_with_it() -> None:
+    one, nine = PortRange(1, 1), PortRange(9, 9)
     rules = (
-        rule(
-            TCP, m.Ports("tcp", "dport", PortRange(1, 1)), then=t.Return(), why="first", flag="-d"
-        ),
-        rule(
-            TCP, m.Ports("tcp", "dport", PortRange(9, 9)), then=t.Return(), why="second", flag="-e"
-        ),
+        rule(TCP, m.Ports("tcp", "dport", one), target=t.Return(), reason=Reason("-d", one)),
+        rule(TCP, m.Ports("tcp", "dport", nine), target=t.Return(), reason=Reason("-e", nine)),
     )
     table = make_table("nat", {START: Chain(START, "ACCEPT", rules)})
     chain = canonical_table(table).chain(START)
 
     assert chain is not None
-    assert [(one.why, one.flag) for one in chain.rules if isinstance(one, Rule)] == [
-        ("first", "-d"),
-        ("first", "-d"),
-    ]
+    assert [reason_of(one) for one in chain.rules] == [Reason("-d", one)] * 2

@@ -214,7 +214,7 @@ def test_inbound_ipv6_that_is_let_in_before_it_is_refused(rule: str, reported: b
 
     assert bool(found) == reported
     assert all(one.startswith("ip6tables -t filter: ") for one in found)
-    assert all(one.endswith("inbound IPv6 passes beside the proxy") for one in found)
+    assert all(one.endswith("inbound IPv6 bypasses the proxy") for one in found)
 
 
 def test_both_families_are_looked_at_with_their_own_programs() -> None:

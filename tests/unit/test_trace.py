@@ -16,14 +16,23 @@ from istio_init.diagnose.text import document, lines, sentence
 from istio_init.diagnose.trace import NATIVE, Routes, Rules, Verdict, decisions, explained, trace
 from istio_init.formats.save_reader import parse_save
 from istio_init.rules import matches as m
-from istio_init.rules.model import TABLES, Chain, ForeignRule, Ruleset, make_table
+from istio_init.rules.model import (
+    LAYOUT,
+    TABLES,
+    Chain,
+    ForeignRule,
+    Rule,
+    Ruleset,
+    make_table,
+    reason_of,
+)
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, PortRange
 from istio_init.rules.sets import canonical
 from tests.plans import plan_of
 
 if TYPE_CHECKING:
     from istio_init.diagnose.trace import Trace
-    from istio_init.rules.model import Plan, Rule
+    from istio_init.rules.model import Plan
     from istio_init.rules.ranges import Family
 
 POD = "traffic.sidecar.istio.io/"
@@ -95,14 +104,15 @@ NICS = "istio-iptables -u 1337 -i * -b * -c eth1 -k vm0 --no-ipv6"
 GROUPS = "istio-iptables -u 1337 -i * --outbound-owner-groups 2000-2001 --no-ipv6"
 SELF: dict[str, Any] = {"to": "10.1.0.1", "source": packed("10.1.0.1"), "oif": "lo"}
 PROXY: dict[str, Any] = {"uid": 1337, "gid": 1337}
+LOCAL: dict[str, Any] = {"to": "127.0.0.1", "oif": "lo"}
 
 ROWS = (
     Row("1.0 -x", OLD, packet(), packet(to="10.9.0.1"), to_proxy(15001), "-i", "-x"),
     Row("1.0 the proxy", OLD, packet(), packet(**PROXY), to_proxy(15001), "-i", "-u"),
     Row("1.0 its group", OLD, packet(), packet(gid=1337), to_proxy(15001), "-i", "-g"),
     Row("1.0 UDP", OLD, packet(), packet(protocol="udp"), to_proxy(15001), "-i"),
-    Row("1.0 itself", OLD, packet(**SELF), packet(to="127.0.0.1", oif="lo"), to_proxy(15001), "-i"),
-    Row("1.0 SSH", OLD, inbound(), inbound(dport=22), to_proxy(15001), "-b", "--layout"),
+    Row("1.0 itself", OLD, packet(**SELF), packet(**LOCAL), to_proxy(15001), LAYOUT),
+    Row("1.0 SSH", OLD, inbound(), inbound(dport=22), to_proxy(15001), "-b", LAYOUT),
     Row("-x", NEW, packet(), packet(to="10.9.0.1"), to_proxy(15001), "-i", "-x"),
     Row("the proxy", NEW, packet(), packet(**PROXY), to_proxy(15001), "-i", "-u"),
     Row("IPv6", NEW, packet(to="fd00::1"), packet(to="fd00::1", **PROXY), to_proxy(15001), "-i"),
@@ -122,7 +132,7 @@ ROWS = (
         packet(**{**SELF, "source": packed("127.0.0.6")}, **PROXY),
         to_proxy(15006),
         "-u",
-        "-b",
+        LAYOUT,
     ),
     Row("-d", NEW, inbound(dport=15021), inbound(dport=15020), to_proxy(15006), "-b", "-d"),
     Row("the tunnel", NEW, inbound(dport=15009), inbound(dport=15008), to_proxy(15006), "-b", "-e"),
@@ -205,7 +215,7 @@ def told_of(found: Trace) -> str:
 
 
 def flags_of(found: Trace) -> list[str]:
-    return [getattr(step.rule, "flag", "") for step in decisions(found)]
+    return [reason_of(step.rule).flag for step in decisions(found)]
 
 
 def said(line: str, sent: Packet) -> str:
@@ -239,7 +249,18 @@ def said(line: str, sent: Packet) -> str:
         (
             DNS,
             packet(to="127.0.0.1", oif="lo", dport=53),
-            "left untouched: RETURN in ISTIO_OUTPUT rule 9 (traffic to loopback)",
+            (
+                "left untouched: RETURN in ISTIO_OUTPUT rule 9, because of "
+                "--outbound-ipv4-loopback-cidr 127.0.0.1/32"
+            ),
+        ),
+        (
+            OLD,
+            packet(**LOCAL),
+            (
+                "left untouched: RETURN in ISTIO_OUTPUT rule 4 (The containers of a pod call each "
+                "other over loopback; such calls do not go through the proxy.)"
+            ),
         ),
         (
             LISTED,
@@ -823,9 +844,9 @@ def test_live_rules_get_the_plans_reasons() -> None:
                 chains=tuple(
                     chain.replace(
                         rules=tuple(
-                            rule.replace(why="", flag="")
+                            Rule(rule.matches, rule.target)
                             for rule in chain.rules
-                            if not isinstance(rule, ForeignRule)
+                            if isinstance(rule, Rule)
                         )
                     )
                     for chain in table.chains
@@ -928,7 +949,7 @@ def test_document_names_flag_and_annotation() -> None:
     (step,) = json.loads(document(found, ANNOTATIONS, layout="1.30"))["verdict"]["decided_by"]
 
     assert (step["flag"], step["annotation"]) == ("-x", f"{POD}excludeOutboundIPRanges")
-    assert step["why"] == "outbound destination left alone"
+    assert step["why"].startswith("This destination is to be left alone; ")
 
 
 def test_a_return_to_a_policy_that_drops_says_so() -> None:

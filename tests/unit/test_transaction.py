@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REDIRECT = plan_of("istio-iptables", "-i", "*", "-b", "*", "--ipv6")
 TPROXY = plan_of("istio-iptables", "-i", "*", "-b", "*", "-m", "TPROXY", "--ipv6")
 OTHER_TPROXY = plan_of("-i", "*", "-b", "80", "-m", "TPROXY", "-t", "1400", "-r", "140")
-FOREIGN = rule(TCP, m.Ports("tcp", "dport", PortRange(7, 7)), then=t.Return())
+FOREIGN = rule(TCP, m.Ports("tcp", "dport", PortRange(7, 7)), target=t.Return())
 LOG = Log("none")
 
 
@@ -457,7 +457,7 @@ def test_clean_removes_ours_from_every_backend_and_the_routes(roads: Roads) -> N
 
 def test_rules_that_take_packets_from_ours_are_reported() -> None:
     backend = Fake()
-    backend.add(IPV4, "nat", "OUTPUT", rule(TCP, then=t.Accept()))
+    backend.add(IPV4, "nat", "OUTPUT", rule(TCP, target=t.Accept()))
 
     outcome = run(REDIRECT, backend)
     again = run(REDIRECT, backend)

@@ -136,7 +136,7 @@ def with_target(entry: bytes, family: Family, name: bytes, revision: int, data: 
 
 
 PLAIN = rule(
-    m.Proto("tcp"), m.Ports("tcp", "dport", PortRange(80, 80)), then=t.Jump("ISTIO_INBOUND")
+    m.Proto("tcp"), m.Ports("tcp", "dport", PortRange(80, 80)), target=t.Jump("ISTIO_INBOUND")
 )
 
 
@@ -322,7 +322,7 @@ def test_extensions_of_a_rule_are_those_of_its_words(drawn: tuple[Family, Rule])
 
 
 def test_extension_without_any_data_is_one_too() -> None:
-    one = rule(m.Proto("tcp"), m.Socket(), then=t.SetMark(0, 0))
+    one = rule(m.Proto("tcp"), m.Socket(), target=t.SetMark(0, 0))
 
     assert extensions(one, IPV4) == (("socket", 3, False), ("MARK", 2, True))
 

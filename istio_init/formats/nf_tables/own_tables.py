@@ -37,7 +37,7 @@ from istio_init.rules.sets import (
     InSet,
     OwnerField,
     PortField,
-    groups_of,
+    compact,
 )
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def _groups(
     found = {}
     for family, one in tables.items():
         rules = one.chain(chain)
-        found[family] = groups_of(rules, one) if rules else ()
+        found[family] = compact(rules.rules, one) if rules else ()
     return found
 
 

@@ -14,7 +14,6 @@ from istio_init.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-NO_IPV6 = "no-ipv6"
 COMPLETE_VARIABLE = "_ISTIO_INIT_COMPLETE"
 
 _BY_SHORT = {option.short: option for option in OPTIONS if option.short}
@@ -31,14 +30,9 @@ def read(
     flags: dict[str, str] = {}
     while words:
         word = words.pop(0)
-        if word == f"--{NO_IPV6}":
-            if "ipv6" in flags:
-                return None
-            flags["ipv6"] = "false"
-            continue
         name, attached = _split(word)
         option = BY_NAME.get(name) if word.startswith("--") else _BY_SHORT.get(name)
-        if option is None or (option.name == "ipv6" and "ipv6" in flags):
+        if option is None:
             return None
         if attached is None:
             # A switch takes a word that does not look like a flag, as click has it.
@@ -48,8 +42,7 @@ def read(
                 attached = words.pop(0)
             else:
                 return None
-        # -p=15001 means the same as -p 15001 to Istio's own parser.
-        flags[option.name] = attached.removeprefix("=") if option.short else attached
+        flags[option.name] = option.written(attached)
     return command, flags
 
 

@@ -1,0 +1,1 @@
+"""Sidecar injection: manifests and admission requests in, injected pods out."""

@@ -1,0 +1,32 @@
+"""The configuration that ``inject`` uses where none is given: three files, of release 1.30's form.
+
+``inject-config.yaml`` holds the template, ``values.yaml`` and ``mesh-config.yaml``
+what it reads. Nothing of it is Istio's.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+INJECT_CONFIG = "inject-config.yaml"
+VALUES = "values.yaml"
+MESH_CONFIG = "mesh-config.yaml"
+FILES = (INJECT_CONFIG, VALUES, MESH_CONFIG)
+
+
+def text(name: str) -> str:
+    """Return one of ``FILES`` as it is written."""
+    return (resources.files(__name__) / name).read_text(encoding="utf-8")
+
+
+def config_map() -> str:
+    """Return the configuration as one ConfigMap, with the keys that Istio's have.
+
+    Its file may be given back for each of the three.
+    """
+    lines = ["apiVersion: v1", "kind: ConfigMap", "metadata:", "  name: istio-sidecar-injector"]
+    lines.append("data:")
+    for key, file in (("config", INJECT_CONFIG), ("values", VALUES), ("mesh", MESH_CONFIG)):
+        lines.append(f"  {key}: |")
+        lines += [f"    {line}".rstrip() for line in text(file).splitlines()]
+    return "\n".join(lines) + "\n"

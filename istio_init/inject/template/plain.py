@@ -1,0 +1,473 @@
+"""Values as JSON and YAML text, in the way of Go's encoding/json and go-yaml.
+
+YAML is written as Kubernetes' yaml library does: keys in natural order, sequences
+not indented in mappings, no line folded, and strings quoted that YAML 1.1 would
+read as something else.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from functools import cmp_to_key, lru_cache
+
+from istio_init.inject.template.errors import FunctionError, LimitError
+from istio_init.inject.template.printing import (
+    MAX_TEXT,
+    digits_of,
+    exponent_text,
+    float_text,
+    positional,
+)
+from istio_init.inject.template.values import (
+    Enum,
+    NilPointer,
+    Struct,
+    StructList,
+    Value,
+    byte_length,
+    is_true,
+    type_name,
+    utf8,
+)
+
+# Structs
+
+
+class Ordered(dict[str, Value]):
+    """JSON data of a struct, whose keys keep their order."""
+
+    __slots__ = ()
+
+
+def plain(value: Value) -> Value:
+    """Return a struct, or a list of structs, as JSON data; anything else as it is."""
+    match value:
+        case Struct():
+            return plain_struct(value)
+        case StructList():
+            return [plain(item) for item in value]
+        case NilPointer():
+            return None
+    return value
+
+
+def plain_struct(struct: Struct) -> Value:
+    """Return a struct as JSON data, in the order of its fields."""
+    if struct.type.encode is not None:
+        return struct.mask(struct.type.encode(struct))
+    found = Ordered()
+    for name, member in struct.type.members.items():
+        if member.key == "-":
+            continue
+        value = struct.member(name)
+        if member.omit == "zero":
+            empty = not is_true(value)
+        else:
+            empty = member.omit == "nil" and struct.data.get(member.key) is None
+        if empty:
+            continue
+        found[member.key] = plain(value)
+    return struct.mask(found)
+
+
+# JSON
+
+_ESCAPES = {
+    '"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f",
+    "\u2028": "\\u2028", "\u2029": "\\u2029",
+}  # fmt: skip
+_MARKUP = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+_PLAIN_STRING = re.compile(r"[ !#-%\'-;=?-\[\]-~]*")
+
+
+class JsonWriter:
+    """Gathers JSON text up to a limit; ``indent`` makes it one item a line."""
+
+    def __init__(self, *, markup: bool = True, indent: str = "") -> None:
+        self.parts: list[str] = []
+        self.left = MAX_TEXT
+        self.markup = markup
+        self.indent = indent
+
+    def put(self, text: str) -> None:
+        """Append text."""
+        self.left -= len(text) + 1
+        if self.left < 0:
+            raise LimitError(f"the text would be longer than {MAX_TEXT} characters")
+        self.parts.append(text)
+
+    def value(self, value: Value, depth: int = 0) -> None:
+        """Append a value."""
+        match value:
+            case None | NilPointer():
+                self.put("null")
+            case bool():
+                self.put("true" if value else "false")
+            case str():
+                self.string(value)
+            case int():
+                self.put(int.__repr__(value))
+            case float():
+                self.put(json_float(value))
+            case dict():
+                items = [(key, value[key]) for key in sorted(value)]
+                self.block("{", "}", items, depth)
+            case list():
+                self.block("[", "]", [(None, item) for item in value], depth)
+            case Struct():
+                found = plain(value)
+                if isinstance(found, dict):
+                    self.block("{", "}", list(found.items()), depth)
+                else:
+                    self.value(found, depth)
+            case _:
+                raise FunctionError(f"a {type_name(value)} has no form in JSON")
+
+    def block(
+        self, start: str, end: str, items: list[tuple[str | None, Value]], depth: int
+    ) -> None:
+        """Append an object or array."""
+        self.put(start)
+        for number, (key, item) in enumerate(items):
+            if number:
+                self.put(",")
+            if self.indent:
+                self.put("\n" + self.indent * (depth + 1))
+            if key is not None:
+                self.string(key)
+                self.put(": " if self.indent else ":")
+            if type(item) is Ordered:
+                self.block("{", "}", list(item.items()), depth + 1)
+            else:
+                self.value(item, depth + 1)
+        if self.indent and items:
+            self.put("\n" + self.indent * depth)
+        self.put(end)
+
+    def string(self, text: str) -> None:
+        """Append a string."""
+        if _PLAIN_STRING.fullmatch(text):
+            self.put(f'"{text}"')
+            return
+        out = ['"']
+        for char in text:
+            code = ord(char)
+            if char in _ESCAPES:
+                out.append(_ESCAPES[char])
+            elif self.markup and char in _MARKUP:
+                out.append(_MARKUP[char])
+            elif code < 0x20:
+                out.append(f"\\u{code:04x}")
+            elif 0xD800 <= code <= 0xDFFF:
+                out.append("\\ufffd")
+            else:
+                out.append(char)
+        out.append('"')
+        self.put("".join(out))
+
+
+def json_float(value: float) -> str:
+    """Return a float as encoding/json writes it."""
+    if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124
+        raise FunctionError(f"{float_text(value)} has no form in JSON")
+    digits, point = digits_of(value)
+    sign = "-" if str(value).startswith("-") else ""
+    if value and not 1e-6 <= abs(value) < 1e21:
+        text = exponent_text(digits, point - 1)
+        # Negative exponents below ten lose their zero.
+        return sign + re.sub(r"e-0(\d)$", r"e-\1", text)
+    return sign + positional(digits, point)
+
+
+def json_text(value: Value, *, markup: bool = True, indent: str = "") -> str:
+    """Return a value as JSON; ``markup`` escapes ``<``, ``>`` and ``&``."""
+    writer = JsonWriter(markup=markup, indent=indent)
+    writer.value(value)
+    return "".join(writer.parts)
+
+
+# YAML
+
+_RESERVED = frozenset(
+    word
+    for words in (
+        "y Y yes Yes YES true True TRUE on On ON n N no No NO false False FALSE off Off OFF",
+        "~ null Null NULL .nan .NaN .NAN .inf .Inf .INF +.inf +.Inf +.INF -.inf -.Inf -.INF",
+    )
+    for word in words.split()
+)
+_INTEGER = re.compile(
+    r"[+-]?(?:0[xX][0-9a-fA-F]+|0[oO]?[0-7]*|0[bB][01]+|[1-9][0-9]*)|[+-]?0b[+-]?[01]+"
+)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
+_TIMESTAMP = re.compile(
+    r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})"
+    r"(?:[Tt]([0-9]{1,2}):([0-9]{1,2}):([0-9]{1,2})([.,][0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})"
+    r"| ([0-9]{1,2}):([0-9]{1,2}):([0-9]{1,2})([.,][0-9]+)?)?"
+)
+_YAML_ESCAPES = {
+    0x00: "0", 0x07: "a", 0x08: "b", 0x09: "t", 0x0A: "n", 0x0B: "v", 0x0C: "f", 0x0D: "r",
+    0x1B: "e", 0x22: '"', 0x5C: "\\", 0x85: "N", 0xA0: "_", 0x2028: "L", 0x2029: "P",
+}  # fmt: skip
+_BREAKS = frozenset("\n\r\x85\u2028\u2029")
+_MAX_SIMPLE_KEY = 128
+
+
+def yaml_text(value: Value) -> str:
+    """Return a value as YAML with a final newline."""
+    writer = YamlWriter()
+    writer.root(plain(value))
+    return "".join(writer.parts)
+
+
+class YamlWriter:
+    """Gathers YAML text up to a limit."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.left = MAX_TEXT
+
+    def put(self, text: str) -> None:
+        """Append text."""
+        self.left -= len(text) + 1
+        if self.left < 0:
+            raise LimitError(f"the text would be longer than {MAX_TEXT} characters")
+        self.parts.append(text)
+
+    def root(self, value: Value) -> None:
+        """Append a document."""
+        if isinstance(value, dict) and value:
+            self.mapping(value, 0)
+        elif isinstance(value, list) and value:
+            self.sequence(value, 0)
+        else:
+            self.put(self.scalar(value, 0) + "\n")
+
+    def mapping(self, value: dict[str, Value], indent: int) -> None:
+        """Append a mapping whose first key stands where the text ends."""
+        for number, key in enumerate(natural_order(value)):
+            if number:
+                self.put(" " * indent)
+            if byte_length(key) > _MAX_SIMPLE_KEY or _BREAKS & set(key):
+                self.put(f"? {self.scalar(key, indent)}\n{' ' * indent}:")
+            else:
+                self.put(string(key, indent, is_key=True) + ":")
+            item = plain(value[key])
+            if isinstance(item, dict) and item:
+                self.put("\n" + " " * (indent + 2))
+                self.mapping(item, indent + 2)
+            elif isinstance(item, list) and item:
+                self.put("\n" + " " * indent)
+                self.sequence(item, indent)
+            else:
+                self.put(f" {self.scalar(item, indent)}\n")
+
+    def sequence(self, value: list[Value], indent: int) -> None:
+        """Append a sequence whose first dash stands where the text ends."""
+        for number, element in enumerate(value):
+            item = plain(element)
+            self.put(" " * indent + "- " if number else "- ")
+            if isinstance(item, dict) and item:
+                self.mapping(item, indent + 2)
+            elif isinstance(item, list) and item:
+                self.sequence(item, indent + 2)
+            else:
+                self.put(self.scalar(item, indent) + "\n")
+
+    def scalar(self, value: Value, indent: int) -> str:
+        """Return what is no mapping or sequence with anything in it."""
+        match value:
+            case None:
+                return "null"
+            case bool():
+                return "true" if value else "false"
+            case Enum() | int():
+                return int.__repr__(value)
+            case float():
+                text = json_float(value)
+                if _INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**64:
+                    return text
+                return float_text(value)
+            case str():
+                return string(value, indent)
+            case dict():
+                return "{}"
+            case list():
+                return "[]"
+        raise FunctionError(f"a {type_name(value)} has no form in YAML")
+
+
+@lru_cache(maxsize=1024)
+def resolves(text: str) -> bool:
+    """Return whether YAML 1.1 would read a bare text as something other than a string."""
+    if not text or text in _RESERVED:
+        return True
+    first = text[0]
+    if first == ".":
+        return _is_float(text)
+    if first not in "+-0123456789":
+        return False
+    if _is_timestamp(text):
+        return True
+    bare = text.replace("_", "")
+    if _INTEGER.fullmatch(bare) or (_FLOAT.fullmatch(bare) and _is_float(bare)):
+        return True
+    return _SEXAGESIMAL.fullmatch(text) is not None
+
+
+def _is_float(text: str) -> bool:
+    """Return whether Go reads a text as a float64 that is not too large."""
+    if not _FLOAT.fullmatch(text):
+        return False
+    return abs(float(text)) != float("inf")
+
+
+def _is_timestamp(text: str) -> bool:
+    """Return whether a text is a date, or a date and time, that exists."""
+    found = _TIMESTAMP.fullmatch(text)
+    if found is None:
+        return False
+    numbers = [int(part) for part in found.groups()[:3]]
+    clock = [part for part in found.group(4, 5, 6, 8, 9, 10) if part is not None]
+    try:
+        date(max(numbers[0], 1), numbers[1], numbers[2])
+    except ValueError:
+        return False
+    limits = (23, 59, 59)
+    return all(int(part) <= limit for part, limit in zip(clock, limits, strict=False))
+
+
+def string(text: str, indent: int, *, is_key: bool = False) -> str:
+    """Return a string as a scalar in the style that go-yaml chooses."""
+    if not text.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+        from base64 import b64encode
+
+        return f"!!binary {b64encode(utf8(text)).decode()}"
+    style = Analysis(text)
+    if "\n" in text:
+        if style.block and not is_key:
+            return _literal(text, indent)
+        return _double_quoted(text)
+    if resolves(text):
+        return _double_quoted(text)
+    if style.plain:
+        return text
+    if style.single and not (is_key and style.multiline):
+        return "'" + text.replace("'", "''") + "'"
+    return _double_quoted(text)
+
+
+class Analysis:
+    """Which styles can hold a text."""
+
+    __slots__ = ("block", "multiline", "plain", "single")
+
+    def __init__(self, text: str) -> None:
+        first, last = text[:1], text[-1:]
+        special = not text.isascii() or not text.isprintable()
+        special = special and not all(_printable(char) for char in text)
+        breaks = bool(_BREAKS & set(text))
+        break_space = bool(re.search(r"[\n\r\x85\u2028\u2029] ", text))
+        space_break = bool(re.search(r" [\n\r\x85\u2028\u2029]", text))
+        indicator = (
+            text.startswith(("---", "..."))
+            or first in set("#,[]{}&*!|>'\"%@`")
+            or (first in {"?", ":", "-"} and text[1:2] in {"", " ", "\t"})
+            or bool(re.search(r":(?=[ \t]|\Z)|(?<=[ \t\n\r\x85\u2028\u2029])#", text[1:]))
+            or bool(re.match(r"[ \t\n\r\x85\u2028\u2029]#", text))
+        )
+        edges = first == " " or last == " " or first in _BREAKS or last in _BREAKS
+        self.multiline = breaks
+        self.plain = not (indicator or edges or breaks or special or break_space or space_break)
+        self.single = not (break_space or space_break or special)
+        self.block = not (last == " " or space_break or special)
+
+
+def _printable(char: str) -> bool:
+    """Return whether go-yaml takes a character as printable."""
+    code = ord(char)
+    if code < 0x80:
+        return code == 0x0A or 0x20 <= code <= 0x7E
+    if code == 0xFEFF or 0xD800 <= code <= 0xDFFF or code in {0xFFFE, 0xFFFF}:
+        return False
+    return code >= 0xA0 and code <= 0xFFFF
+
+
+def _double_quoted(text: str) -> str:
+    out = ['"']
+    for char in text:
+        code = ord(char)
+        if char in '"\\' or char in _BREAKS or not _printable(char):
+            letter = _YAML_ESCAPES.get(code)
+            if letter is None:
+                letter = (
+                    f"x{code:02X}" if code <= 0xFF
+                    else f"u{code:04X}" if code <= 0xFFFF
+                    else f"U{code:08X}"
+                )  # fmt: skip
+            out.append("\\" + letter)
+        else:
+            out.append(char)
+    out.append('"')
+    return "".join(out)
+
+
+def _literal(text: str, indent: int) -> str:
+    """Return a text of several lines as a block scalar, without its final newline."""
+    hint = "2" if text[0] == " " or text[0] in _BREAKS else ""
+    chomp = ""
+    if text[-1] not in _BREAKS:
+        chomp = "-"
+    elif len(text) == 1 or text[-2] in _BREAKS:
+        chomp = "+"
+    pad = " " * (indent + 2)
+    lines = [pad + line if line else "" for line in text.split("\n")]
+    body = "\n".join(lines)
+    if text[-1] == "\n":
+        body = body[:-1]
+    return f"|{hint}{chomp}\n{body}"
+
+
+def natural_order(keys: dict[str, Value]) -> list[str]:
+    """Return the keys in the order in which go-yaml writes them: numbers by their value."""
+    found = sorted(keys)
+    if all(key.isascii() and key.isalpha() for key in found):
+        return found
+    return sorted(found, key=cmp_to_key(_compare))
+
+
+def _compare(first: str, second: str) -> int:
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one == other:
+            continue
+        if one.isalpha() and other.isalpha():
+            return -1 if one < other else 1
+        if one.isalpha() or other.isalpha():
+            return -1 if other.isalpha() else 1
+        return _compare_numbers(first, second, index)
+    return len(first) - len(second)
+
+
+def _compare_numbers(first: str, second: str, index: int) -> int:
+    """Compare two keys that differ first at ``index``, where neither has a letter."""
+    lead = 0
+    if "0" in {first[index], second[index]}:
+        back = index - 1
+        while back >= 0 and first[back].isdecimal():
+            if first[back] != "0":
+                lead = 1
+                break
+            back -= 1
+    numbers = []
+    for text in (first, second):
+        end = index
+        number = lead
+        while end < len(text) and text[end].isdecimal():
+            number = number * 10 + ord(text[end]) - ord("0")
+            end += 1
+        numbers.append((number, end))
+    if numbers[0] != numbers[1]:
+        return -1 if numbers[0] < numbers[1] else 1
+    return -1 if first[index] < second[index] else 1

@@ -1,0 +1,1 @@
+"""A Kubernetes cluster that lives as long as one command, and the tests that run in it."""
