@@ -125,11 +125,17 @@ def tables_in_use(pod: Namespace) -> str:
     return pod.run("sh", "-c", "cat /proc/net/ip_tables_names /proc/net/ip6_tables_names").stdout
 
 
-def sorted_blocks(table: str) -> str:
+def sorted_blocks(table: str, *, sets: bool = True) -> str:
     """Return a table as nft lists it with its sets and chains in order of their names.
 
     nft lists them in the order in which they came into being, which changes nothing.
     """
-    blocks = [found[0].lstrip("\n") for found in _NFT_BLOCK.finditer(table)]
+    blocks = [found[0].strip("\n") for found in _NFT_BLOCK.finditer(table)]
+    kept = [one for one in blocks if sets or not one.startswith("\tset ")]
     head = _NFT_BLOCK.sub("", table).rstrip("}\n")
-    return "\n".join((head, *sorted(blocks), "}"))
+    return "\n\n".join((head, *sorted(kept), "}"))
+
+
+def without_sets(table: str) -> str:
+    """Return a table as ``sorted_blocks`` gives it without its sets."""
+    return sorted_blocks(table, sets=False) if table.startswith("table inet ") else table

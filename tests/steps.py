@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from istio_init.apply import iptables_nft, legacy, nftables, routes
 from istio_init.errors import ApplyError
+from istio_init.formats import nft_script
+from istio_init.formats.iptables import rule_line
+from istio_init.formats.nf_tables import messages
+from istio_init.formats.nf_tables.own_tables import Line
 from istio_init.kernel import libiptc, nfnetlink
 
 if TYPE_CHECKING:
@@ -132,3 +136,32 @@ def _watch_reads(reader: Any, watch: Watch) -> None:
         return found
 
     reader.read = watched
+
+
+def refuse_lines(refused: Callable[[str], bool]) -> None:
+    """Let nf_tables refuse_lines what is written for such lines, of iptables or of nft's script."""
+    commit = nfnetlink.commit
+
+    def without(batch: Sequence[Message], made_for: int | None = None) -> None:
+        for message in batch:
+            if any(map(refused, _lines(message))):
+                raise nfnetlink.RefusedError(errno.ENOENT, message)
+        commit(batch, made_for)
+
+    nfnetlink.commit = without
+
+
+def _lines(message: Message) -> list[str]:
+    """Return the lines that a message stands for."""
+    about = message.about
+    if isinstance(about, iptables_nft.Write):
+        step = about.step
+        if message.kind != messages.NEW_RULE or step is None or step.rule is None:
+            return []
+        return [rule_line(step.chain, step.rule, about.change.family)]
+    part = about.part if isinstance(about, nftables.About) else None
+    if isinstance(part, Line):
+        return list(nft_script.rule_lines(part))
+    if isinstance(part, messages.Hooked):
+        return [nft_script.hook_line(part)]
+    return list(nft_script.socket_lines("x")) if part == nftables.SOCKET else []

@@ -48,7 +48,7 @@ class _Place(Record):
     chain: str
 
 
-class _Write(Record):
+class Write(Record):
     """What a message is for."""
 
     change: TableChanges
@@ -225,7 +225,7 @@ class _Batch:
         """Add the steps of one table."""
         family, table = _NFT_FAMILY[change.family], change.table
         if (family, table) not in self._tables:
-            about = _Write(change, None)
+            about = Write(change, None)
             self.messages.append(messages.new_table(family, table, about=about))
             self._tables.add((family, table))
         for step in change.steps:
@@ -233,7 +233,7 @@ class _Batch:
 
     def _take(self, change: TableChanges, step: Change, family: str) -> None:
         table, chain = change.table, step.chain
-        about = _Write(change, step)
+        about = Write(change, step)
         handles = self._handles.setdefault(_Place(change.family, table, chain), [])
         match step.verb:
             case "create-chain":
@@ -255,13 +255,13 @@ class _Batch:
                 self.messages.append(self._rule(family, about, before))
                 handles.insert(index, 0)
 
-    def _make_chain(self, family: str, about: _Write) -> None:
+    def _make_chain(self, family: str, about: Write) -> None:
         table, chain = about.change.table, about.step.chain if about.step else ""
         hooked = messages.hook_of(table, chain) if chain in BUILTIN_CHAINS[table] else None
         self._chains.add((family, table, chain))
         self.messages.append(messages.new_chain(family, table, chain, hooked, about))
 
-    def _rule(self, family: str, about: _Write, before: int) -> Message:
+    def _rule(self, family: str, about: Write, before: int) -> Message:
         step, of_family = about.step, about.change.family
         if step is None or step.rule is None:
             raise ValueError("a step without its rule")
@@ -284,7 +284,7 @@ class _Batch:
 def _refused(error: nfnetlink.RefusedError) -> ApplyError | TableChangedError:
     """Return the error with the rule that the kernel stumbled over, and what that needs."""
     about = error.message.about if error.message else None
-    if not isinstance(about, _Write):
+    if not isinstance(about, Write):
         if error.number == ENOENT:
             # What was to be deleted is gone.
             return TableChangedError()

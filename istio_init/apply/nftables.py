@@ -63,7 +63,7 @@ _OF_HOOKS = {
     "mangle": ("mangle", "nf_tables_inet"),
     "raw": ("raw", "nf_tables_inet"),
 }
-_SOCKET = ("socket", "nft_socket")
+SOCKET = ("socket", "nft_socket")
 
 
 class _Image(Record):
@@ -89,7 +89,7 @@ class _Image(Record):
         return not (self.chains or self.stood)
 
 
-class _About(Record):
+class About(Record):
     """What a message is for: a table, and a line or the place of a base chain in it."""
 
     table: str
@@ -219,7 +219,7 @@ def _as_planned(name: str, results: tuple[Ruleset, ...]) -> _Image:
     if table.divert:
         chains[SOCKET_CHAIN] = None
         written = native.socket_rules(table.divert)
-        rules[SOCKET_CHAIN] = tuple((one, b"", _SOCKET) for one in written)
+        rules[SOCKET_CHAIN] = tuple((one, b"", SOCKET) for one in written)
     sets = {one.name: tuple(_set_messages(name, one)) for one in table.sets}
     return _Image(name, 0, chains, rules, sets)
 
@@ -320,7 +320,7 @@ class _Exchange:
             if present:
                 self.rules.append(messages.delete_table(_INET, table))
             return
-        about = _About(image.name, None)
+        about = About(image.name, None)
         if present and present[0].flags != image.flags:
             # A table that falls asleep, or wakes, cannot get chains meanwhile.
             self.rules.append(messages.delete_table(_INET, table))
@@ -385,12 +385,12 @@ class _Exchange:
         for name, hooked in image.chains.items():
             old = there.get(name)
             if old is None or name in gone or old.hooked != hooked:
-                about = _About(image.name, hooked)
+                about = About(image.name, hooked)
                 self.rules.append(messages.new_chain(_INET, table, name, hooked, about))
         self.rules += needed
         for name in changed:
             for found, notes, line in image.rules.get(name, ()):
-                about = _About(image.name, line)
+                about = About(image.name, line)
                 self.rules.append(
                     messages.new_rule(_INET, table, name, found, notes=notes, about=about)
                 )
@@ -470,7 +470,7 @@ def _needs_of_part(table: str, part: object) -> list[tuple[str, str]]:
         return found + [_OF_CONDITIONS[kind] for kind in conditions if kind in _OF_CONDITIONS]
     if isinstance(part, messages.Hooked):
         return [_OF_HOOKS[table]] if table in _OF_HOOKS else []
-    return [_SOCKET] if part == _SOCKET else []
+    return [SOCKET] if part == SOCKET else []
 
 
 def _refused(
@@ -481,7 +481,7 @@ def _refused(
         return TableChangedError()
     message = error.message
     about = message.about if message else None
-    if isinstance(about, _About) and about.part is not None:
+    if isinstance(about, About) and about.part is not None:
         return _refused_part(error, about)
     if error.number in (ENOENT, EEXIST, EBUSY):
         # What was to be changed is gone, or what was to be made is there.
@@ -494,7 +494,7 @@ def _refused(
     return failure.at(Location(Nftables.name))
 
 
-def _refused_part(error: nfnetlink.RefusedError, about: _About) -> ApplyError:
+def _refused_part(error: nfnetlink.RefusedError, about: About) -> ApplyError:
     from istio_init.formats import nft_script
     from istio_init.formats.nf_tables.own_tables import Line
 
@@ -504,7 +504,7 @@ def _refused_part(error: nfnetlink.RefusedError, about: _About) -> ApplyError:
         text, flag = next(nft_script.rule_lines(part)), part.group.reason.flag
     elif isinstance(part, messages.Hooked):
         text = nft_script.hook_line(part)
-    elif part == _SOCKET:
+    elif part == SOCKET:
         text = next(nft_script.socket_lines(CHAIN_NAMES["ISTIO_DIVERT"]))
     needed = _needs_of_part(table, part)
     remedy = ""

@@ -8,7 +8,7 @@ from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.model import BUILTIN_CHAINS
-from istio_init.rules.names import NATIVE_TABLES, OWN_CHAINS
+from istio_init.rules.names import NATIVE_TABLES
 from istio_init.rules.ranges import IPV4
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def read(family: Family) -> Live:
             except UnsupportedError as error:
                 notes.append(f"not looked at: {error}")
                 continue
-            if ruleset.tables:
-                found.append(Rules(ruleset, kind))
-            if kind == NATIVE:
-                notes += _strange(ruleset)
+            notes += _strange(ruleset, kind)
+            awake = [one for one in ruleset.tables if not any(odd.idle for odd in one.oddities)]
+            if awake:
+                found.append(Rules(ruleset.replace(tables=tuple(awake)), kind))
         elif kind in evidence.unseen:
             notes.append(f"not looked at: reading the tables of backend {kind} would create them")
     if sum(rules.ruleset.table("nat") is not None for rules in found) > 1:
@@ -60,12 +60,17 @@ def read(family: Family) -> Live:
     return Live(tuple(found), (*notes, *_of_others(family)))
 
 
-def _strange(ruleset: Ruleset) -> Iterator[str]:
-    """Yield a sentence for each thing in our own tables that cannot be followed."""
+def _strange(ruleset: Ruleset, kind: Kind) -> Iterator[str]:
+    """Yield a sentence for each thing in tables that cannot be followed."""
     for table in ruleset.tables:
-        for chain in table.chains:
-            if chain.name not in OWN_CHAINS and chain.name not in BUILTIN_CHAINS[table.name]:
-                yield f"not understood: {chain.name} in the table inet {NATIVE_TABLES[table.name]}"
+        name = f"inet {NATIVE_TABLES[table.name]}"
+        if kind != NATIVE:
+            name = f"{_NFT_FAMILY[ruleset.family]} {table.name}"
+        for odd in table.oddities:
+            if odd.idle:
+                yield f"without effect: the table {name}: {odd.name}: {odd.consequence}"
+            else:
+                yield f"not understood: {odd.name} in the table {name}"
 
 
 def _of_others(family: Family) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import re
@@ -13,16 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from istio_init.apply import nftables
 from istio_init.apply.nftables import Nftables
 from istio_init.errors import ApplyError, UnsupportedError
-from istio_init.formats import nft_script
 from istio_init.formats.listing import table_lines
 from istio_init.formats.netlink import attributes
 from istio_init.formats.nf_tables import expressions, messages
-from istio_init.formats.nf_tables.own_tables import Line
 from istio_init.formats.nft_script import script
-from istio_init.kernel import netlink, nfnetlink, process
+from istio_init.kernel import netlink, nfnetlink
 from istio_init.planner.draft import TCP, UDP
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
@@ -37,11 +33,9 @@ from tests.kernel.test_faults import BOTH, try_every_step
 from tests.namespace import Namespace, spelled, untouched
 from tests.plans import plan_of
 from tests.snapshot import sorted_blocks
-from tests.steps import fail
+from tests.steps import fail, refuse_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from istio_init.rules.diff import TableChanges
     from istio_init.rules.ranges import Family
 
@@ -548,7 +542,7 @@ def test_without_rights_nothing_is_tried() -> None:
 
 def refused_at(needle: str, argv: tuple[str, ...]) -> ApplyError:
     """Return the error of a kernel that does not know what a line of the script needs."""
-    refuse(needle)
+    refuse_lines(lambda line: needle in line)
     results = tuple(canonical(ruleset) for ruleset in plan_of(*argv).rulesets)
     backend = Nftables()
     found: list[TableChanges] = []
@@ -558,29 +552,6 @@ def refused_at(needle: str, argv: tuple[str, ...]) -> ApplyError:
     with pytest.raises(ApplyError) as caught:
         backend.commit(tuple(found), results)
     return caught.value
-
-
-def refuse(needle: str) -> None:
-    """Let the kernel refuse what is written for lines of the script with these words."""
-    commit = nfnetlink.commit
-
-    def without(batch: Sequence[messages.Message], made_for: int | None = None) -> None:
-        for message in batch:
-            if any(needle in line for line in words(message)):
-                raise nfnetlink.RefusedError(errno.ENOENT, message)
-        commit(batch, made_for)
-
-    nfnetlink.commit = without
-
-
-def words(message: messages.Message) -> list[str]:
-    """Return the lines of the script that a message stands for."""
-    part = getattr(message.about, "part", None)
-    if isinstance(part, Line):
-        return list(nft_script.rule_lines(part))
-    if isinstance(part, messages.Hooked):
-        return [nft_script.hook_line(part)]
-    return list(nft_script.socket_lines("x")) if part == nftables._SOCKET else []
 
 
 _REFUSED = [
@@ -654,21 +625,8 @@ def test_without_zones_the_rest_can_be_had() -> None:
 
 
 def _without_zones(argv: tuple[str, ...]) -> Done:
-    refuse("ct zone")
+    refuse_lines(lambda line: "ct zone" in line)
     return run_program(*argv, "--on-missing", "degrade")
-
-
-def test_no_program_is_run() -> None:
-    with Namespace() as pod:
-        done = inside(pod, lambda: _without_programs((*SIDECAR, "--no-ipv6", *NFTABLES)))
-
-        assert done.code == 0, done
-        assert_holds(pod, *SIDECAR, "--no-ipv6")
-
-
-def _without_programs(argv: tuple[str, ...]) -> Done:
-    process._PATH = os.environ["PATH"] = "/nonexistent"
-    return run_program(*argv)
 
 
 # Commands of nft between two readings, and how often our tables are read in all.

@@ -21,7 +21,7 @@ from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.model import Chain, ForeignRule, Oddity, Rule, Ruleset, make_table, rule
 from istio_init.rules.names import ISTIO_DIVERT, ISTIO_INBOUND, ISTIO_OUTPUT, NATIVE_TABLES
-from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, Network
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, Network, PortRange
 from istio_init.rules.sets import canonical
 from tests import strategies
 
@@ -116,6 +116,17 @@ ADDRESS = e.payload(1, 16, 4)
             '-m comment --comment "half a \\" quote" -j ACCEPT',
         ),
         (e.expression("limit") + e.verdict(e.ACCEPT), "", "-m nft:limit ... -j ACCEPT"),
+        (L4_TCP + e.immediate(b"\0\x09") + e.expression("nat"), "", "-p tcp -j DNAT"),
+        (e.expression("log") + e.verdict(e.DROP), "", "-m nft:log ... -j DROP"),
+        (
+            L4_TCP + e.redirect(80) + e.verdict(e.DROP),
+            "",
+            "-p tcp -j REDIRECT --to-ports 80 -j DROP",
+        ),
+        (L4_TCP + e.expression("redir"), "", "-p tcp -j REDIRECT"),
+        (L4_TCP + e.reject(1, 0), "", "-p tcp -j REJECT"),
+        (e.immediate(b"\0\1") + e.set_meta(15), "", "-m nft:meta ..."),
+        (e.tproxy(2, 80), "", "-m nft:tproxy ..."),
         # A prefix with holes, and one with addresses that are not in it.
         (
             ADDRESS + e.masked(b"\xff\0\xff\0") + e.compare("==", b"\1\0\3\0") + e.verdict(e.DROP),
@@ -138,7 +149,7 @@ ADDRESS = e.payload(1, 16, 4)
         (
             e.immediate(b"\0\0\0\5") + e.set_meta(15) + e.verdict(e.DROP),
             "",
-            "-j nft:Assignment -j DROP",
+            "-m nft:meta ... -j DROP",
         ),
     ],
 )
@@ -187,8 +198,8 @@ OTHER_WAYS = {
         L4_TCP + e.payload(2, 0, 4) + e.compare("==", b"\0\1\0\2") + e.verdict(e.ACCEPT),
         rule(
             TCP,
-            m.Ports("tcp", "sport", strategies.PortRange(1, 1)),
-            m.Ports("tcp", "dport", strategies.PortRange(2, 2)),
+            m.Ports("tcp", "sport", PortRange(1, 1)),
+            m.Ports("tcp", "dport", PortRange(2, 2)),
             target=t.Accept(),
         ),
     ),
@@ -208,7 +219,7 @@ OTHER_WAYS = {
         + e.compare(">=", b"\0\1")
         + e.compare("<=", b"\0\2")
         + e.verdict(e.DROP),
-        rule(TCP, m.Ports("tcp", "dport", strategies.PortRange(1, 2)), target=t.Drop()),
+        rule(TCP, m.Ports("tcp", "dport", PortRange(1, 2)), target=t.Drop()),
     ),
     "a short prefix under a mask": (
         e.payload(1, 16, 2)
@@ -423,9 +434,14 @@ PLAIN = KernelChain("inet", NATIVE_TABLES["nat"], "istio-output", None)
         ((PLAIN, PLAIN.replace(name="theirs")), 0, ["chain theirs"]),
         ((PLAIN.replace(name="output"),), 0, ["chain output"]),
         (
-            (PLAIN.replace(name="output", hooked=messages.hook_of("nat", "OUTPUT")),),
+            (PLAIN.replace(name="output", hooked=messages.hook_of("mangle", "OUTPUT")),),
             0,
             ["chain output"],
+        ),
+        (
+            (PLAIN.replace(name="output", hooked=messages.hook_of("nat", "OUTPUT")),),
+            0,
+            [],
         ),
     ],
 )

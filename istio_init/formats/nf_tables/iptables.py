@@ -235,33 +235,48 @@ def spelled(statements: Sequence[Statement], family: Family, comment: str = "") 
     if comment:
         yield from ("-m", "comment", "--comment", _quoted(comment))
     protocol: Protocol | None = None
-    for statement in statements:
+    for number, statement in enumerate(statements, 1):
+        last = number == len(statements)
         for one in fields.apart(statement, family):
-            words, named = _words(one, family, protocol)
-            protocol = named or protocol
-            yield from words
+            if isinstance(one, e.Comparison | e.RangeCheck):
+                words, named = _compared_words(one, family, protocol)
+                protocol = named or protocol
+                yield from words
+            else:
+                yield from _words(one, family, last=last)
 
 
-def _words(
-    one: Statement, family: Family, protocol: Protocol | None
-) -> tuple[list[str], Protocol | None]:
+def _words(one: Statement, family: Family, *, last: bool) -> list[str]:
     match one:
         case e.XtMatch(name, revision, data):
-            return spelled_match(name, revision, data), None
+            return spelled_match(name, revision, data)
         case e.XtTarget(name, revision, data):
-            return spelled_target(name, revision, data, family), None
+            return spelled_target(name, revision, data, family)
         case e.Decision(code, chain):
             verb = "-g" if code == e.GOTO else "-j"
-            return [verb, chain or _NAMED_DECISIONS.get(code, str(code))], None
-        case e.Comparison() | e.RangeCheck():
-            return _compared_words(one, family, protocol)
+            return [verb, chain or _NAMED_DECISIONS.get(code, str(code))]
         case e.SetLookup(operand, name, negated):
             bang = ["!"] if negated else []
-            return ["-m", f"nft:{operand.source}", *bang, "--set", _quoted(name)], None
+            return ["-m", f"nft:{operand.source}", *bang, "--set", _quoted(name)]
+        case e.Opaque(name) if last and name in _TARGETS_OF_NFT:
+            return ["-j", _TARGETS_OF_NFT[name]]
         case e.Opaque(name):
-            return ["-m", f"nft:{_quoted(name)}", "..."], None
+            return ["-m", f"nft:{_quoted(name)}", "..."]
+        case e.Assignment(source) if not last:
+            return ["-m", f"nft:{source}", "..."]
         case _:
-            return _native_words(one, family), None
+            return _native_words(one, family)
+
+
+# What iptables calls the expressions of nft that a rule can end with.
+_TARGETS_OF_NFT = {
+    "dup": "TEE",
+    "log": "LOG",
+    "masq": "MASQUERADE",
+    "nat": "DNAT",
+    "notrack": "NOTRACK",
+    "queue": "NFQUEUE",
+}
 
 
 def _compared_words(
@@ -282,7 +297,15 @@ def _native_words(one: Statement, family: Family) -> list[str]:
     try:
         return target_words(fields.target_of((one,), (family,)), family)
     except ValueError:
-        return ["-j", f"nft:{type(one).__name__}"]
+        match one:
+            case e.LocalRedirect():
+                return ["-j", "REDIRECT"]
+            case e.Rejection():
+                return ["-j", "REJECT"]
+            case e.Assignment(source):
+                return ["-m", f"nft:{source}", "..."]
+            case _:
+                return ["-m", "nft:tproxy", "..."]
 
 
 def _quoted(text: str) -> str:

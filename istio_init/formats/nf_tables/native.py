@@ -338,9 +338,7 @@ class _LiveTable:
         """Whether a chain is declared as this program declares it, if it ever does."""
         name = MODEL_NAMES.get(chain.name, "")
         if name in BUILTIN_CHAINS[self._name]:
-            return chain.hooked == messages.hook_of(self._name, name) and bool(
-                self._lines.get(chain.name)
-            )
+            return chain.hooked == messages.hook_of(self._name, name)
         ours = name in OWN_CHAINS or (chain.name == SOCKET_CHAIN and bool(self._divert))
         return ours and chain.hooked is None
 
