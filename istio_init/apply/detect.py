@@ -12,6 +12,7 @@ from istio_init.kernel import nfnetlink
 from istio_init.kernel.host import legacy_tables, may_open_legacy_tables
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.names import OWN_CHAINS
+from istio_init.rules.ownership import has_ours
 from istio_init.rules.ranges import FAMILIES
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Evidence(Record):
     """What was found in the kernel: which backends it has, and whose rules are in each.
 
     Of those that are ``unseen`` nobody may know without creating what is not there;
-    those that are ``denied`` this process may not use.
+    those that are ``denied`` this process may not use. Where others made one
+    ``unfit``, rules of ours would have no effect or could not be listed.
     """
 
     available: frozenset[Kind]
@@ -38,6 +40,7 @@ class Evidence(Record):
     others: frozenset[Kind]
     unseen: frozenset[Kind] = frozenset()
     denied: frozenset[Kind] = frozenset()
+    unfit: frozenset[Kind] = frozenset()
 
 
 def choose(evidence: Evidence) -> Kind:
@@ -50,10 +53,14 @@ def choose(evidence: Evidence) -> Kind:
         UnsupportedError: the kernel has none.
     """
     allowed = evidence.available - evidence.denied
+    fit = evidence.available - evidence.unfit
+    # Who keeps nf_tables for himself is best left alone in tables of our own.
+    instead = frozenset({"nftables"} if "nft" in evidence.unfit else ())
     # What is denied, where there is nothing else, says best itself what it lacks.
-    for found in (evidence.ours, evidence.others, allowed, evidence.available):
+    wished = (evidence.ours & evidence.available, evidence.others & fit, instead & fit)
+    for found in (*wished, allowed & fit, allowed, evidence.available):
         for kind in KINDS:
-            if kind in found & evidence.available:
+            if kind in found:
                 return kind
     raise UnsupportedError(
         "this kernel has neither ip_tables nor nf_tables",
@@ -85,27 +92,38 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
             available.add("legacy")
         if any(used):
             _look_at_legacy(ours, others, {} if made is None else made)
+    unfit: set[Kind] = set()
     tables = nfnetlink.tables()
     if tables is not None:
         available |= {"nft", "nftables"}
-        _look_at_nf_tables({(one.family, one.name) for one in tables}, ours, others)
+        places = {(one.family, one.name) for one in tables}
+        unfit = _look_at_nf_tables(places, ours, others, {} if made is None else made)
     # What may stand in tables that nobody may see has to be known first.
     denied: set[Kind] = set() if unseen or may_open_legacy_tables() else {"legacy"}
-    return Evidence(*map(frozenset, (available, ours, others, unseen, denied)))
+    return Evidence(*map(frozenset, (available, ours, others, unseen, denied, unfit)))
 
 
-def _look_at_nf_tables(tables: set[TablePlace], ours: set[Kind], others: set[Kind]) -> None:
+def _look_at_nf_tables(
+    tables: set[TablePlace],
+    ours: set[Kind],
+    others: set[Kind],
+    made: dict[Backend | Kind, Applier],
+) -> set[Kind]:
+    """Note whose rules are in nf_tables; return the backends that others made unfit."""
     # Names of tables, not of chains: one that was left empty is to go too.
     if not nfnetlink.NATIVE_PLACES.isdisjoint(tables):
         ours.add("nftables")
-    iptables = tables & nfnetlink.IPTABLES_PLACES
-    if not iptables:
-        return
-    chains = nfnetlink.chains() or ()
-    if any(one.name in OWN_CHAINS for one in chains if (one.family, one.table) in iptables):
+    if nfnetlink.IPTABLES_PLACES.isdisjoint(tables):
+        return set()
+    from istio_init.apply.iptables_nft import IptablesNft
+
+    made["nft"] = backend = IptablesNft()
+    live = [backend.read(family, frozenset()) for family in FAMILIES]
+    if any(map(has_ours, live)):
         ours.add("nft")
-    elif any(map(nfnetlink.has_rules, sorted(iptables))):
+    elif any(chain.rules for one in live for table in one.tables for chain in table.chains):
         others.add("nft")
+    return set() if backend.fit else {"nft"}
 
 
 def _look_at_legacy(

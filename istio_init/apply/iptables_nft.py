@@ -69,6 +69,18 @@ class IptablesNft:
         # The handles of the rules of each chain, in order.
         self._handles: dict[_Place, list[int]] = {}
 
+    @property
+    def fit(self) -> bool:
+        """Whether iptables-nft can list every rule that was read, and none is without effect."""
+        contents = self._contents
+        return not any(reader.unlisted for reader in self._readers.values()) and (
+            contents is None
+            or (
+                all(map(_is_listed, contents.chains))
+                and not any(one.flags for one in contents.tables)
+            )
+        )
+
     def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
         """Return the live tables, and those of ``needed`` that are not there as empty ones.
 
@@ -172,6 +184,14 @@ def _ruleset(
     return Ruleset(family, tuple(tables))
 
 
+def _is_listed(chain: KernelChain) -> bool:
+    """Whether iptables-nft takes a chain for one of its own."""
+    if chain.name in BUILTIN_CHAINS[chain.table]:
+        hook = messages.hook_of(chain.table, chain.name)
+        return chain.hooked is not None and chain.hooked.replace(policy=hook.policy) == hook
+    return chain.hooked is None
+
+
 def _oddities_of(table: messages.KernelTable, chains: list[KernelChain]) -> tuple[Oddity, ...]:
     """Return what keeps the rules of a table from having an effect."""
     found = []
@@ -181,8 +201,7 @@ def _oddities_of(table: messages.KernelTable, chains: list[KernelChain]) -> tupl
     for chain in chains:
         if chain.name not in BUILTIN_CHAINS[table.name]:
             continue
-        hook = messages.hook_of(table.name, chain.name)
-        if chain.hooked is None or chain.hooked.replace(policy=hook.policy) != hook:
+        if not _is_listed(chain):
             text = "the chain does not stand where iptables puts it: not every packet gets there"
             found.append(Oddity(f"chain {chain.name}", text, idle=True))
     return tuple(found)

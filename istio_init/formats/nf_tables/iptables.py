@@ -145,7 +145,8 @@ class Reader:
         self._expressions = e.Reader()
         # What this program writes is known by its bytes.
         self._written: dict[bytes, Rule] = {}
-        self._matches: dict[tuple[Statement, Protocol | None], m.Match] = {}
+        # Whether any rule that was read is one that iptables-nft cannot show.
+        self.unlisted = False
 
     def expect(self, rule: Rule) -> bytes:
         """Return a rule's expressions; read later, they are this very rule."""
@@ -166,6 +167,7 @@ class Reader:
         if not notes and bare in self._written:
             return self._written[bare]
         statements = self._expressions.statements(bare)
+        self.unlisted = self.unlisted or not can_be_listed(statements)
         found = None if notes else self._understood(statements)
         return found or foreign(bare, notes, statements, (self._family,))
 
