@@ -35,15 +35,13 @@ LIBRARIES = ("libip4tc.so.2", "libip6tc.so.2", "libxtables.so.12")
 # Whole, because other people's rules may use anything that iptables knows.
 EXTENSIONS = "xtables"
 NAMES = ("services", "protocols")
-# Of the init container all of these are taken; of other libraries what they lead to.
+# All of these are taken, by the webhook of the first; of other libraries what they lead to.
 PACKAGES = ("istio_init", "iptc", "click")
-# The webhook's, which the init container has no use for, with files that are no modules.
+# The init container has no use for it. There are files in it that are no modules.
 INJECTION = "istio_init/inject"
 PYTHON = f"python3.{sys.version_info.minor}"
 INTERPRETER = f"/usr/bin/{PYTHON}"
 HERE = Path(__file__).parent
-# Modules that stand for such as are imported and never used.
-UNUSED = HERE / "unused"
 STANDARD = Path(sysconfig.get_path("stdlib"))
 
 USERS = (("root", 0), ("istio-proxy", 1337), ("nobody", 65534))
@@ -124,27 +122,25 @@ def modules(program: str, packages: Path) -> dict[str, Path]:
     """Return the modules of the image, by the path below the library's folder."""
     # By an interpreter that has not imported what this script needs.
     bare = (sys.executable, "-I", "-S", "-B")
-    is_init = program == "init"
-    folders = [UNUSED, packages] if is_init else [packages]
     found: dict[str, Path] = {}
-    for line in lines_of(*bare, str(HERE / "imports.py"), program, *map(str, folders)):
+    for line in lines_of(*bare, str(HERE / "imports.py"), program, str(packages)):
         path = Path(line)
-        for base in (*folders, STANDARD):
+        for base in (packages, STANDARD):
             if path.is_relative_to(base):
                 found[str(path.relative_to(base))] = path
                 break
+    is_init = program == "init"
+    for package in PACKAGES if is_init else PACKAGES[:1]:
+        for path in (packages / package).rglob("*.py"):
+            name = str(path.relative_to(packages))
+            if not path.name.startswith("_win") and not (is_init and name.startswith(INJECTION)):
+                found[name] = path
     if is_init:
-        for package in PACKAGES:
-            for path in (packages / package).rglob("*.py"):
-                name = str(path.relative_to(packages))
-                if not path.name.startswith("_win") and not name.startswith(INJECTION):
-                    found[name] = path
         for path in packages.glob("libxtwrapper.*"):
             found[path.name] = path
     else:
-        for path in (packages / INJECTION).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                found[str(path.relative_to(packages))] = path
+        for path in (packages / INJECTION).rglob("*.yaml"):
+            found[str(path.relative_to(packages))] = path
     # The file by which the interpreter knows its library's folder.
     found["os.py"] = STANDARD / "os.py"
     return found

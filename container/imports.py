@@ -1,9 +1,9 @@
 """Lists the files of all modules that a program can come to import, a line each.
 
-    python3 -I -S -B imports.py init|webhook FOLDER... PACKAGES
+    python3 -I -S -B imports.py init|webhook PACKAGES
 
-Modules are looked for in the folders, from the first to the last, before the
-standard library; istio_init is in PACKAGES. Imports inside functions count too,
+Modules are looked for in the folder PACKAGES, in which istio_init is, before the
+standard library. Imports inside functions count too,
 those of the standard library included: what a function needs shows only when it
 is called, on somebody's node.
 """
@@ -90,8 +90,8 @@ def own_files(packages: str, never_called: tuple[str, ...]) -> list[str]:
 
 
 if __name__ == "__main__":
-    program, folders = sys.argv[1], sys.argv[2:]
-    sys.path[:0] = folders
+    program, packages = sys.argv[1:]
+    sys.path.insert(0, packages)
     is_init = program == "init"
     never = NEVER_CALLED_BY_INIT if is_init else NEVER_CALLED_BY_WEBHOOK
     if is_init:
@@ -110,7 +110,7 @@ if __name__ == "__main__":
             libiptc.load(family)
     for codec in CODECS if is_init else (*CODECS, *NAMED_BY_WEBHOOK):
         importlib.import_module(codec)
-    own = own_files(folders[-1], never)
+    own = own_files(packages, never)
     read: set[str] = set()
     while waiting := sorted({*own, *loaded()} - read):
         for file in waiting:

@@ -15,6 +15,7 @@ from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30
 from istio_init.config.options import ANNOTATIONS, OPTIONS
 from istio_init.diagnose.effects import consequence
 from istio_init.formats.iptables import rule_words
+from istio_init.inject import builtin, webhooks
 from istio_init.rules.model import BUILTIN_CHAINS, LAYOUT, TABLES, Rule
 from tests.plans import plan_of
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from istio_init.rules.model import Chain
     from istio_init.rules.ranges import Family
-from istio_init.inject import webhooks
 from istio_init.inject.annotations import markdown_table
 from istio_init.inject.gates import reasons_table
 from istio_init.inject.generation import NEW, OLD, Generation
@@ -32,6 +32,7 @@ from istio_init.inject.status_table import markdown, status_table
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"
 DOCS = _ROOT / "docs"
+CONFIGURATION = _ROOT / "container" / "kubernetes" / "injector" / "configuration.yaml"
 MEASURED = _ROOT / "scripts" / "bench.json"
 # The rows of the table of costs; the benchmark has more.
 _ROWS = (
@@ -213,6 +214,15 @@ _TABLES = (
 )
 
 
+def configuration() -> str:
+    """Return the ConfigMap that the webhook's manifests install."""
+    return (
+        "# What is injected: the configuration that is built in, which `istio-init inject\n"
+        "# --print-config` prints. The webhook reads it again when it changes.\n"
+        + builtin.config_map("istio-init-injector")
+    )
+
+
 def pages() -> tuple[Path, ...]:
     """Return the README and every page of docs/."""
     return (README, *sorted(DOCS.glob("*.md")))
@@ -230,5 +240,6 @@ def brought_up_to_date(page: Path) -> str:
 
 
 if __name__ == "__main__":
+    CONFIGURATION.write_text(configuration(), encoding="utf-8")
     for _page in pages():
         _page.write_text(brought_up_to_date(_page), encoding="utf-8")

@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pyroute2 import netns
+
 from istio_init.rules.model import BUILTIN_CHAINS, TABLES
 
 if TYPE_CHECKING:
@@ -78,12 +80,12 @@ class Namespace:
         self.lock_file = f"/run/netns-{self.name}.lock"
 
     def __enter__(self) -> Self:
-        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        netns.create(self.name)
         self.run("ip", "link", "set", "lo", "up")
         return self
 
     def __exit__(self, *_: object) -> None:
-        subprocess.run(["ip", "netns", "delete", self.name], check=True)
+        netns.remove(self.name)
         # And those that a test put beside it.
         for lock in glob.glob(f"{self.lock_file}*"):
             os.unlink(lock)

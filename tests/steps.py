@@ -110,9 +110,9 @@ def _watch_batches(watch: Watch) -> None:
 
 
 def _watch_routes(watch: Watch) -> None:
-    take = routes._take
+    take = routes._apply_step
 
-    def watched(step: routes.Step) -> None:
+    def watched(step: routes.RouteStep) -> None:
         try:
             watch("route", "before")
             take(step)
@@ -120,7 +120,7 @@ def _watch_routes(watch: Watch) -> None:
         except Injected:
             raise OSError(errno.EIO, WHY) from None
 
-    routes._take = watched
+    routes._apply_step = watched
 
 
 def _watch_reads(reader: Any, watch: Watch) -> None:

@@ -15,7 +15,7 @@ from istio_init.rules.ranges import FAMILIES, IPV6
 if TYPE_CHECKING:
     from typing import NoReturn, Protocol
 
-    from istio_init.apply.routes import Item, Step
+    from istio_init.apply.routes import Item, RouteStep
     from istio_init.log import Log
     from istio_init.rules.diff import TableChanges
     from istio_init.rules.model import Plan, Ruleset, Table
@@ -65,7 +65,7 @@ class ApplyResult(Record):
     """
 
     tables: tuple[tuple[Family, str], ...]
-    steps: tuple[Step, ...]
+    steps: tuple[RouteStep, ...]
     emptied: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
 
@@ -98,7 +98,7 @@ class BackendChanges:
 
     def read(self) -> tuple[Ruleset, ...]:
         """Return the live tables of both families; IPv6's only where the kernel has them."""
-        found = []
+        rulesets = []
         for family in FAMILIES:
             signals.check()
             planned = self._plan.ruleset(family)
@@ -113,8 +113,8 @@ class BackendChanges:
             except TableChangedError as error:
                 raise self._restless() from error
             self._before.setdefault(family, live)
-            found.append(live)
-        return tuple(found)
+            rulesets.append(live)
+        return tuple(rulesets)
 
     def _can_do_without(self, family: Family, needed: frozenset[str]) -> bool:
         from istio_init.kernel.host import has_ipv6
@@ -182,7 +182,7 @@ class BackendChanges:
 
     def _restless(self) -> ApplyError:
         return ApplyError(
-            "the tables do not stand still",
+            "the tables kept changing while they were read",
             where=f"backend {self.name}",
             why=f"another program changed them during each of {_TRIES} tries",
             remedy="stop the program that writes rules without taking the xtables lock",
@@ -194,24 +194,26 @@ class BackendChanges:
         Raises:
             TableChangedError: another program wrote at the same time.
         """
-        found = _differences(live, results)
-        if not found:
+        pending = _differences(live, results)
+        if not pending:
             return
         # A connection that both the old and the new rules capture, in different
         # tables, has to be captured between the two commits too.
-        found.sort(key=_gives_up_traffic)
-        self.written |= dict.fromkeys((change.family, change.table) for change in found)
-        self._applier.commit(tuple(found), results)
-        if any(table != change.result for change, table in self._written_tables(found)):
+        pending.sort(key=_gives_up_traffic)
+        self.written |= dict.fromkeys((change.family, change.table) for change in pending)
+        self._applier.commit(tuple(pending), results)
+        if any(table != change.result for change, table in self._written_tables(pending)):
             raise TableChangedError
 
-    def _written_tables(self, found: list[TableChanges]) -> list[tuple[TableChanges, Table | None]]:
+    def _written_tables(
+        self, pending: list[TableChanges]
+    ) -> list[tuple[TableChanges, Table | None]]:
         """Return each change with the table as it stands now."""
         now: dict[Family, Ruleset] = {}
-        for family in dict.fromkeys(change.family for change in found):
-            tables = frozenset(change.table for change in found if change.family == family)
+        for family in dict.fromkeys(change.family for change in pending):
+            tables = frozenset(change.table for change in pending if change.family == family)
             now[family] = self._applier.read(family, tables)
-        return [(change, now[change.family].table(change.table)) for change in found]
+        return [(change, now[change.family].table(change.table)) for change in pending]
 
 
 def _differences(live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> list[TableChanges]:
@@ -248,7 +250,7 @@ class Transaction:
         self._wanted = () if clean else routes.wanted(plan)
         self._routes_before: tuple[Item, ...] = ()
         self._marks: frozenset[int] = frozenset()
-        self._steps: tuple[Step, ...] = ()
+        self._steps: tuple[RouteStep, ...] = ()
 
     def run(self) -> ApplyResult:
         """Return what was changed; afterwards the live state is what was wanted.
@@ -287,7 +289,7 @@ class Transaction:
         ]
         return ApplyResult(tuple(tables), steps)
 
-    def _look(self) -> tuple[list[tuple[Ruleset, ...]], tuple[Step, ...]]:
+    def _look(self) -> tuple[list[tuple[Ruleset, ...]], tuple[RouteStep, ...]]:
         """Return the live tables of each side, and the route steps to be taken."""
         lives = [side.read() for side in self._sides]
         for live in lives:
@@ -315,12 +317,12 @@ class Transaction:
         emptied = tuple(side.name for side in self._sides if side.clean and side.written)
         return ApplyResult(tuple(written), steps, emptied, tuple(hidden))
 
-    def _take(self, steps: tuple[Step, ...]) -> None:
+    def _take(self, steps: tuple[RouteStep, ...]) -> None:
         if steps:
             signals.check()
             # Noted first: a step that fails may have been taken all the same.
             self._steps += steps
-            routes.take(steps)
+            routes.apply_steps(steps)
 
     def _explain_and_undo(self, error: IstioInitError) -> NoReturn:
         restored = self._undo()
@@ -357,4 +359,4 @@ class Transaction:
             rules = [item for item in before if isinstance(item, routes.PolicyRule)]
             hints = tuple(PolicyRoute(rule.family, rule.mark, rule.table) for rule in rules)
             now = routes.live(self._marks, (*self._plan.routes, *hints))
-            routes.take(routes.way_back(now, before))
+            routes.apply_steps(routes.restore_steps(now, before))

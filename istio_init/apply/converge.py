@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from istio_init.apply import detect
 from istio_init.apply.backend import ApplyResult, BackendChanges, Transaction
+from istio_init.config.model import BACKENDS
 from istio_init.kernel import signals
 from istio_init.kernel.lock import XtablesLock
 from istio_init.lean import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from istio_init.apply.backend import Applier
-    from istio_init.apply.detect import Evidence, Kind
-    from istio_init.config.model import Backend, Run
+    from istio_init.apply.detect import Evidence
+    from istio_init.config.model import Backend, BackendChoice, Run
     from istio_init.log import Log
     from istio_init.rules.model import Plan
 
@@ -33,7 +34,7 @@ def converge(plan: Plan, run: Run, log: Log) -> Result:
         UnsupportedError: this kernel or machine cannot do it; nothing was changed.
     """
     with signals.SignalsHeld(), XtablesLock(run.wait):
-        made: dict[Backend | Kind, Applier] = {}
+        made: dict[BackendChoice, Applier] = {}
         evidence = detect.look(made)
         kind = detect.choose(evidence) if run.backend == "auto" else run.backend
         log.debug(f"backend {kind}; found {evidence}")
@@ -53,7 +54,7 @@ def clean(hints: Plan, run: Run, log: Log) -> Result:
         UnsupportedError: this machine cannot do it; nothing was changed.
     """
     with signals.SignalsHeld(), XtablesLock(run.wait):
-        made: dict[Backend | Kind, Applier] = {}
+        made: dict[BackendChoice, Applier] = {}
         evidence = detect.look(made)
         sides = _emptied(evidence, made, hints, log, unseen=evidence.unseen)
         transaction = Transaction(sides, hints, log, clean=True)
@@ -63,12 +64,12 @@ def clean(hints: Plan, run: Run, log: Log) -> Result:
 
 def _emptied(
     evidence: Evidence,
-    made: dict[Backend | Kind, Applier],
+    made: dict[BackendChoice, Applier],
     plan: Plan,
     log: Log,
     *,
     kept: str = "",
-    unseen: frozenset[Kind] = frozenset(),
+    unseen: frozenset[Backend] = frozenset(),
 ) -> tuple[BackendChanges, ...]:
     """Return the backends with any rules, but for the one that is kept: ours go from there.
 
@@ -80,6 +81,6 @@ def _emptied(
         BackendChanges(
             detect.applier(kind, made), plan, log, clean=True, may_skip=kind not in evidence.ours
         )
-        for kind in detect.KINDS
+        for kind in BACKENDS
         if kind in found and kind != kept
     )

@@ -7,6 +7,7 @@ reading it would create it, and the next run would take it for used.
 
 from __future__ import annotations
 
+from istio_init.config.model import BACKENDS
 from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
 from istio_init.kernel.host import legacy_tables, may_open_legacy_tables
@@ -16,15 +17,9 @@ from istio_init.rules.ownership import has_ours
 from istio_init.rules.ranges import FAMILIES
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from istio_init.apply.backend import Applier
-    from istio_init.config.model import Backend
+    from istio_init.config.model import Backend, BackendChoice
     from istio_init.kernel.nfnetlink import TablePlace
-
-    Kind = Literal["legacy", "nft", "nftables"]
-
-KINDS: tuple[Kind, ...] = ("legacy", "nft", "nftables")
 
 
 class Evidence(Record):
@@ -35,15 +30,15 @@ class Evidence(Record):
     ``unfit``, rules of ours would have no effect or could not be listed.
     """
 
-    available: frozenset[Kind]
-    ours: frozenset[Kind]
-    others: frozenset[Kind]
-    unseen: frozenset[Kind] = frozenset()
-    denied: frozenset[Kind] = frozenset()
-    unfit: frozenset[Kind] = frozenset()
+    available: frozenset[Backend]
+    ours: frozenset[Backend]
+    others: frozenset[Backend]
+    unseen: frozenset[Backend] = frozenset()
+    denied: frozenset[Backend] = frozenset()
+    unfit: frozenset[Backend] = frozenset()
 
 
-def choose(evidence: Evidence) -> Kind:
+def choose(evidence: Evidence) -> Backend:
     """Return the backend for a run.
 
     The same evidence always gives the same backend, and a run leaves evidence
@@ -59,7 +54,7 @@ def choose(evidence: Evidence) -> Kind:
     # What is denied, where there is nothing else, says best itself what it lacks.
     wished = (evidence.ours & evidence.available, evidence.others & fit, instead & fit)
     for found in (*wished, allowed & fit, allowed, evidence.available):
-        for kind in KINDS:
+        for kind in BACKENDS:
             if kind in found:
                 return kind
     raise UnsupportedError(
@@ -68,7 +63,7 @@ def choose(evidence: Evidence) -> Kind:
     )
 
 
-def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
+def look(made: dict[BackendChoice, Applier] | None = None) -> Evidence:
     """Return the evidence of this network namespace.
 
     A backend whose rules had to be read goes into ``made``, so that ``applier``
@@ -77,10 +72,10 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
     Raises:
         ApplyError: the kernel does not let this process look.
     """
-    available: set[Kind] = set()
-    ours: set[Kind] = set()
-    others: set[Kind] = set()
-    unseen: set[Kind] = set()
+    available: set[Backend] = set()
+    ours: set[Backend] = set()
+    others: set[Backend] = set()
+    unseen: set[Backend] = set()
     try:
         used = [legacy_tables(family) for family in FAMILIES]
     except PermissionError:
@@ -92,23 +87,23 @@ def look(made: dict[Backend | Kind, Applier] | None = None) -> Evidence:
             available.add("legacy")
         if any(used):
             _look_at_legacy(ours, others, {} if made is None else made)
-    unfit: set[Kind] = set()
+    unfit: set[Backend] = set()
     tables = nfnetlink.tables()
     if tables is not None:
         available |= {"nft", "nftables"}
         places = {(one.family, one.name) for one in tables}
         unfit = _look_at_nf_tables(places, ours, others, {} if made is None else made)
     # What may stand in tables that nobody may see has to be known first.
-    denied: set[Kind] = set() if unseen or may_open_legacy_tables() else {"legacy"}
+    denied: set[Backend] = set() if unseen or may_open_legacy_tables() else {"legacy"}
     return Evidence(*map(frozenset, (available, ours, others, unseen, denied, unfit)))
 
 
 def _look_at_nf_tables(
     tables: set[TablePlace],
-    ours: set[Kind],
-    others: set[Kind],
-    made: dict[Backend | Kind, Applier],
-) -> set[Kind]:
+    ours: set[Backend],
+    others: set[Backend],
+    made: dict[BackendChoice, Applier],
+) -> set[Backend]:
     """Note whose rules are in nf_tables; return the backends that others made unfit."""
     # Names of tables, not of chains: one that was left empty is to go too.
     if not nfnetlink.NATIVE_PLACES.isdisjoint(tables):
@@ -127,7 +122,7 @@ def _look_at_nf_tables(
 
 
 def _look_at_legacy(
-    ours: set[Kind], others: set[Kind], made: dict[Backend | Kind, Applier]
+    ours: set[Backend], others: set[Backend], made: dict[BackendChoice, Applier]
 ) -> None:
     from istio_init.apply.legacy import Legacy
 
@@ -145,7 +140,7 @@ def _look_at_legacy(
                     others.add("legacy")
 
 
-def applier(kind: Backend | Kind, made: dict[Backend | Kind, Applier] | None = None) -> Applier:
+def applier(kind: BackendChoice, made: dict[BackendChoice, Applier] | None = None) -> Applier:
     """Return the applier of a backend, the one in ``made`` if it is there.
 
     Raises:

@@ -52,9 +52,9 @@ class Legacy:
         Raises:
             As ``read``.
         """
-        found = self.read(family, frozenset())
-        self._looked_at[family] = found
-        return found
+        live = self.read(family, frozenset())
+        self._looked_at[family] = live
+        return live
 
     def read(self, family: Family, needed: frozenset[str]) -> Ruleset:
         """Return the live tables, those of ``needed`` and those in use.

@@ -49,9 +49,9 @@ class Fake:
     def add(self, family: Family, table: str, chain: str, *rules: Rule | ForeignRule) -> None:
         """Append rules as another program would; table and chain come into being."""
         live = self._live[family]
-        found = live.table(table) or make_table(table, {})
-        kept = found.chain(chain) or Chain(chain, None)
-        chains = {one.name: one for one in found.chains}
+        before = live.table(table) or make_table(table, {})
+        kept = before.chain(chain) or Chain(chain, None)
+        chains = {one.name: one for one in before.chains}
         chains[chain] = kept.replace(rules=(*kept.rules, *rules))
         self._live[family] = _with(live, make_table(table, chains))
 

@@ -1,4 +1,4 @@
-"""Policy rules, local routes and the address on lo: what is ours, and the way to what is wanted."""
+"""Policy rules, local routes and the address on lo: the owned ones, and the steps to the plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from istio_init.kernel.rtnetlink import Verb
+    from istio_init.kernel.rtnetlink import RouteVerb
     from istio_init.rules.model import Plan
     from istio_init.rules.ranges import Family
 
@@ -80,10 +80,10 @@ class LoAddress(Record):
 Item = PolicyRule | LocalRoute | LoAddress
 
 
-class Step(Record):
+class RouteStep(Record):
     """One item to add or to remove."""
 
-    verb: Verb
+    verb: RouteVerb
     item: Item
 
 
@@ -130,49 +130,49 @@ def live(marks: frozenset[int], hints: tuple[PolicyRoute, ...]) -> tuple[Item, .
     return (*addresses, *(route for route in routes if route.plain in led_to), *rules)
 
 
-def led_locally(marks: frozenset[int]) -> tuple[PolicyRoute, ...]:
+def marks_to_local_routes(marks: frozenset[int]) -> tuple[PolicyRoute, ...]:
     """Return the marks that lead to a local route now, by rules that ``live`` finds.
 
     Raises:
         ApplyError: netlink does not answer.
     """
-    found = live(marks, ())
-    local = {(item.family, item.table) for item in found if isinstance(item, LocalRoute)}
+    items = live(marks, ())
+    local = {(item.family, item.table) for item in items if isinstance(item, LocalRoute)}
     return tuple(
         PolicyRoute(item.family, item.mark, item.table)
-        for item in found
+        for item in items
         if isinstance(item, PolicyRule) and (item.family, item.table) in local
     )
 
 
-def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[Step, ...]:
+def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[RouteStep, ...]:
     """Return the steps from one state to another, additions first.
 
     What differs from the planned only in what makes no difference to packets
     serves as well, and stays where the planned is missing; a second one goes.
     """
     kept = {item for item in before if item in after}
-    removed: list[Step] = []
+    removed: list[RouteStep] = []
     for item in before:
         if item in after:
             continue
         if item.plain in after and item.plain not in kept:
             kept.add(item.plain)
         else:
-            removed.append(Step("del", item))
-    added = [Step("add", item) for item in after if item not in kept]
+            removed.append(RouteStep("del", item))
+    added = [RouteStep("add", item) for item in after if item not in kept]
     # Rules go before the routes they lead to.
     return (*added, *reversed(removed))
 
 
-def way_back(now: tuple[Item, ...], before: tuple[Item, ...]) -> tuple[Step, ...]:
+def restore_steps(now: tuple[Item, ...], before: tuple[Item, ...]) -> tuple[RouteStep, ...]:
     """Return the steps to a state as it was to the letter, additions first."""
-    added = [Step("add", item) for item in before if item not in now]
-    removed = [Step("del", item) for item in now if item not in before]
+    added = [RouteStep("add", item) for item in before if item not in now]
+    removed = [RouteStep("del", item) for item in now if item not in before]
     return (*added, *reversed(removed))
 
 
-def take(steps: tuple[Step, ...]) -> None:
+def apply_steps(steps: tuple[RouteStep, ...]) -> None:
     """Take the steps in order, up to one that fails.
 
     Raises:
@@ -180,12 +180,12 @@ def take(steps: tuple[Step, ...]) -> None:
     """
     for step in steps:
         try:
-            _take(step)
+            _apply_step(step)
         except OSError as error:
             raise _refused(step, error) from error
 
 
-def _refused(step: Step, error: OSError) -> ApplyError:
+def _refused(step: RouteStep, error: OSError) -> ApplyError:
     number = error.errno
     remedy = ""
     if number == errno.EPERM:
@@ -206,7 +206,7 @@ def _refused(step: Step, error: OSError) -> ApplyError:
     )
 
 
-def _take(step: Step) -> None:
+def _apply_step(step: RouteStep) -> None:
     item = step.item
     match item:
         case PolicyRule():
@@ -225,25 +225,25 @@ def _marked_rules() -> list[PolicyRule]:
     return [
         PolicyRule(family, rule.mark, rule.table, rule.priority)
         for family in FAMILIES
-        for rule in _asked(rtnetlink.mark_rules, family)
+        for rule in _listed(rtnetlink.mark_rules, family)
     ]
 
 
 def _routes() -> tuple[tuple[LocalRoute, ...], set[tuple[Family, int]]]:
     """Return the local default routes over lo, and the tables that hold any route."""
-    found = []
+    local_routes = []
     filled: set[tuple[Family, int]] = set()
     for family in FAMILIES:
-        for route in _asked(rtnetlink.routes, family):
+        for route in _listed(rtnetlink.routes, family):
             filled.add((family, route.table))
             if route.local:
-                found.append(LocalRoute(family, route.table, route.protocol, route.metric))
-    return tuple(found), filled
+                local_routes.append(LocalRoute(family, route.table, route.protocol, route.metric))
+    return tuple(local_routes), filled
 
 
-def _asked(question: Callable[[Family], list[T]], family: Family) -> list[T]:
+def _listed(dump: Callable[[Family], list[T]], family: Family) -> list[T]:
     try:
-        return question(family)
+        return dump(family)
     except OSError as error:
         # A kernel without policy rules, or without IPv6, has none of them.
         if error.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):

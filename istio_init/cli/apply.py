@@ -91,7 +91,7 @@ def _apply(resolved: Resolved, progress: prepare.Progress) -> None:
     outcome = result.outcome
     what = f"layout {resolved.config.layout} through backend {result.backend}"
     for other in outcome.emptied:
-        log.info(f"removed our rules from backend {other}: they stand in {result.backend} now")
+        log.info(f"removed the rules from backend {other}; backend {result.backend} has them now")
     for sentence in outcome.hidden:
         log.warn(sentence)
     if not outcome.changed:

@@ -86,13 +86,13 @@ def audit_here(call: str, flags: dict[str, str], run: Run) -> AuditResult:
     """
     state = audit.look(run)
     if not call and not asks_for_rules(flags, os.environ):
-        return audit.audited(state, None, run)
+        return audit.compare(state, None, run)
     if not call:
-        live = audit.recognise(state) if state.installed else None
+        live = audit.infer(state) if state.installed else None
         call = ISTIO_IPTABLES if live and live.layout == LAYOUT_1_30 else APPLY
     resolved = prepare.resolve_call(call, flags)
     prepare.open_log(resolved)
-    return audit.audited(state, resolved.config, run)
+    return audit.compare(state, resolved.config, run)
 
 
 def _show(result: AuditResult, page: Page) -> None:
@@ -100,10 +100,10 @@ def _show(result: AuditResult, page: Page) -> None:
 
     config = result.config
     if config is None:
-        page.line("nothing of ours was recognised", "head")
+        page.line("no rules of istio-init or of a sidecar were recognised", "head")
     else:
-        stands = f"backend {result.backend}" if result.backend else "no backend holds rules of ours"
-        how = "recognised" if result.seen else "held against the flags given"
+        stands = f"backend {result.backend}" if result.backend else "no backend holds these rules"
+        how = "inferred from the live rules" if result.seen else "compared with the flags"
         page.line(f"layout {config.layout}, {config.mode}, {stands}; {how}", "head")
         if result.seen:
             # Without flags nobody knows what was meant: this is what stands.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 
 from istio_init.cli.click_flags import Command
 from istio_init.cli.help import CHECK_INJECT
+from istio_init.cli.manifest_files import file_names, read_file
 from istio_init.inject.generation import GENERATIONS
 from istio_init.lean import TYPE_CHECKING, Record
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from istio_init.diagnose.text import Line, Style
+    from istio_init.diagnose.text import Style, StyledLine
     from istio_init.inject.check import CheckedWorkload, Installation
     from istio_init.inject.cluster import Cluster
     from istio_init.inject.gates import InjectionPolicy
@@ -62,10 +62,10 @@ def parameters() -> list[click.Parameter]:
                 help="Read labels, webhooks and the inject config from the cluster."),
         _option("--kubeconfig", default="", metavar="FILE", help="With --from-cluster."),
         _option("--context", default="", metavar="NAME", help="With --from-cluster."),
-        _option("-i", "--istioNamespace", "istio_namespace", default="istio-system",
-                metavar="NAME", help="Namespace of the injector's ConfigMaps."),
         _option("--injectConfigMapName", "config_map", default="", metavar="NAME",
                 help="ConfigMap of the inject config. [default: istio-sidecar-injector]"),
+        _option("-i", "--istioNamespace", "istio_namespace", default="",
+                metavar="NAME", help="Namespace of that ConfigMap. [default: istio-system]"),
         _option("--explain", is_flag=True,
                 help="Show every rule that was looked at, and what to change."),
         _option("--table", is_flag=True,
@@ -153,7 +153,7 @@ def _checked(files: Iterable[str], installation: Installation) -> list[CheckedWo
     from istio_init.inject.check import check_documents
     from istio_init.inject.yaml import load_documents
 
-    documents = [one for file in _files(files) for one in load_documents(_read(file), file)]
+    documents = [one for file in file_names(files) for one in load_documents(_read(file), file)]
     return list(check_documents(documents, installation))
 
 
@@ -203,7 +203,7 @@ def _policy(cluster: Cluster | None, flags: _Flags) -> InjectionPolicy:
             revision=flags.revision,
             inject_config_map=flags.config_map,
         )
-        config = SettingsFile(settings.inject_config, f"ConfigMap of {flags.istio_namespace}")
+        config = SettingsFile(settings.inject_config, settings.name)
     else:
         config = SettingsFile(builtin.text(builtin.INJECT_CONFIG), builtin.INJECT_CONFIG)
     policy = load_settings(config).policy
@@ -238,34 +238,16 @@ def _entries(
     )
 
 
-def _files(names: Iterable[str]) -> Iterator[str]:
-    """Yield files as they are named, and those of a folder by their names, one level deep."""
-    for name in names:
-        if not os.path.isdir(name):
-            yield name
-            continue
-        for entry in sorted(os.scandir(name), key=lambda entry: entry.name):
-            if entry.is_file() and entry.name.endswith((".yaml", ".yml", ".json")):
-                yield entry.path
-
-
-def _read(file: str) -> str:
+def _read(name: str) -> str:
     """Return the text of a file, ``-`` for standard input.
 
     Raises:
         InjectionError: it cannot be read.
     """
-    from istio_init.inject.problems import InjectionError, Where, error
     from istio_init.inject.yaml import decode
 
-    try:
-        if file == "-":
-            return decode(sys.stdin.buffer.read(), "standard input")
-        with open(file, "rb") as opened:
-            return decode(opened.read(), file)
-    except OSError as bad:
-        why = bad.strerror or str(bad)
-        raise InjectionError([error("cannot be read", Where(file=file), why=why)]) from bad
+    file = read_file(name)
+    return decode(file.data, file.name)
 
 
 def _show_table(policy: InjectionPolicy, entries: Sequence[WebhookEntry], flags: _Flags) -> None:
@@ -292,7 +274,7 @@ def _show_table(policy: InjectionPolicy, entries: Sequence[WebhookEntry], flags:
     _print(_table_lines(rows))
 
 
-def _table_lines(rows: Sequence[StatusRow]) -> Iterator[Line]:
+def _table_lines(rows: Sequence[StatusRow]) -> Iterator[StyledLine]:
     cells = [("NAMESPACE LABEL", "POLICY", "POD", "INJECTED", "DECIDED BY")]
     cells += [
         (
@@ -311,7 +293,7 @@ def _table_lines(rows: Sequence[StatusRow]) -> Iterator[Line]:
         yield (("  ".join(padded), style),)
 
 
-def _print(lines: Iterator[Line]) -> None:
+def _print(lines: Iterator[StyledLine]) -> None:
     from istio_init.cli import terminal
 
     terminal.write(lines)

@@ -80,7 +80,7 @@ def _audit_command() -> Command:
         form = str(params.pop("format"))
         flags = given_flags(params)
         if output and not every:
-            raise click.UsageError("--output goes with --all")
+            raise click.UsageError("--output needs --all")
         if every:
             from istio_init.cli import fleet
 
@@ -124,7 +124,7 @@ def _explain_command(direction: Direction) -> Command:
 
         way_in = params.pop("way_in")
         if way_in not in (None, ISTIO_IPTABLES):
-            raise click.UsageError(f"{way_in!r}: no command but {ISTIO_IPTABLES} goes here")
+            raise click.UsageError(f"{way_in!r}: only {ISTIO_IPTABLES} may stand here")
         names = {option.name: parameter(option) for option in packet.FLAGS[direction]}
         texts = {name: text for name in names if isinstance(text := params[names[name]], str)}
         command = ISTIO_IPTABLES if way_in else APPLY
@@ -225,6 +225,9 @@ class _Program(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command in front where none is named."""
         first = args[0] if args else ""
+        if first in help.ALIASES:
+            first = help.ALIASES[first]
+            args = [first, *args[1:]]
         if ctx.resilient_parsing and not args:
             # A shell asks what may come first.
             return super().parse_args(ctx, args)

@@ -129,7 +129,7 @@ class Command(click.Command):
                     sections.setdefault(param.group, []).append(row)
                 else:
                     others.append(row)
-        for group, rows in {**sections, "Other": others}.items():
+        for group, rows in {**sections, "Other" if sections else "Options": others}.items():
             with formatter.section(group):
                 formatter.write_dl(rows)
 

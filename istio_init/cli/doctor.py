@@ -75,4 +75,4 @@ def _show(checks: list[Check], page: Page) -> None:
     if problems:
         page.line(f"{problems} problem{'s' if problems > 1 else ''}", "bad")
     else:
-        page.line("ok: this machine can do the plan", "good")
+        page.line("ok: this host can apply the plan", "good")

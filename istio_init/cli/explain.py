@@ -116,14 +116,16 @@ def _live(resolved: Resolved, query: PacketQuery, *, explicit: bool) -> _Subject
     sent = query.packet
     view = live.read(sent.family)
     marks = ownership.traces(tuple(one.ruleset for one in view.rules)).marks
-    marked = tuple(route for route in routes.led_locally(marks) if route.family == sent.family)
+    marked = tuple(
+        route for route in routes.marks_to_local_routes(marks) if route.family == sent.family
+    )
     notes = view.notes
     local = True
     away = _away(sent)
     if sent.destination is not None and not (query.via and sent.oif):
         to = Network(sent.family, sent.destination, len(sent.destination) * 8)
         try:
-            way = rtnetlink.way_to(to, sent.mark or 0, sent.uid)
+            way = rtnetlink.route_get(to, sent.mark or 0, sent.uid)
             interface = if_indextoname(way.interface)
         except OSError as error:
             notes += (f"there is no route to {to.address} from here: {error.strerror}",)
@@ -147,7 +149,7 @@ def _inferred(resolved: Resolved) -> Resolved:
 
     try:
         state = audit.look(resolved.run)
-        config = audit.recognise(state) if state.installed else None
+        config = audit.infer(state) if state.installed else None
     except IstioInitError:
         # What cannot be looked at was noted where the rules were read.
         config = None

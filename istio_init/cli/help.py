@@ -1,7 +1,7 @@
 """The commands: what each is for, its help and its examples.
 
-A command of a new module takes one line in COMMANDS, with the module's name. The
-module has a function ``command()`` that returns the click command, and is imported
+A command with a module of its own takes one entry in COMMANDS, with the module's name.
+The module has a function ``command()`` that returns the click command; it is imported
 when the command is called, completed or asked for its own help.
 """
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 AUDIT = "audit"
 DOCTOR = "doctor"
 EXPLAIN = "explain"
+INJECT_MANIFEST = "inject"
+UNINJECT = "uninject"
+# Other names of commands, for those who come from other programs.
+ALIASES = {"kube-inject": INJECT_MANIFEST}
 CHECK_INJECT = "check-inject"
 WEBHOOK = "webhook"
 COMPLETION = "completion"
@@ -109,6 +113,42 @@ COMMANDS: tuple[CommandHelp, ...] = (
         "Check whether this host can apply the plan; write nothing. Takes the flags of the run; "
         "without any it plans what Istio's injection template asks for.",
         ("istio-init doctor", "istio-init doctor istio-iptables -m TPROXY -b '*' --ipv6"),
+    ),
+    CommandHelp(
+        INJECT_MANIFEST,
+        INJECT,
+        (
+            "Put the sidecar and its init container into the workloads of manifests. Changes "
+            "nothing but what it adds. Asks no cluster unless --from-cluster says so. Without a "
+            "configuration of your own the built-in one is used. Ends with 2 for bad input; then "
+            "nothing is written."
+        ),
+        (
+            "istio-init inject -f app.yaml | kubectl apply -f -",
+            (
+                "istio-init inject -f app.yaml --inject-config c.yaml --values v.json "
+                "--mesh-config m.yaml"
+            ),
+            "istio-init inject -f manifests/ --in-place --diff",
+            "istio-init inject -f app.yaml --explain-rules",
+            "istio-init inject --print-config",
+        ),
+        module="istio_init.cli.inject",
+    ),
+    CommandHelp(
+        UNINJECT,
+        INJECT,
+        (
+            "Take the sidecar and its init container out of manifests again, whoever injected "
+            "them. Text that istio-init injected comes back byte for byte; of what istioctl or a "
+            "cluster injected, the values come back."
+        ),
+        (
+            "istio-init uninject -f injected.yaml",
+            "istio-init uninject -f injected.yaml -o app.yaml",
+            "istio-init uninject -f manifests/ --in-place",
+        ),
+        module="istio_init.cli.uninject",
     ),
     CommandHelp(
         CHECK_INJECT,

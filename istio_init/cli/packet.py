@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeVar
 
     from istio_init.config.model import Host
-    from istio_init.diagnose.packet import Hook, State
+    from istio_init.diagnose.packet import ConntrackState, Hook
     from istio_init.rules.ranges import Family
 
     T = TypeVar("T")
@@ -27,7 +27,7 @@ DIRECTIONS: tuple[Direction, ...] = (OUTBOUND, INBOUND)
 GROUP = "The packet"
 USUAL_INTERFACE = "eth0"
 
-_STATES: tuple[State, ...] = ("NEW", "ESTABLISHED", "RELATED", "INVALID")
+_STATES: tuple[ConntrackState, ...] = ("NEW", "ESTABLISHED", "RELATED", "INVALID")
 _HOOKS: dict[Direction, Hook] = {OUTBOUND: "OUTPUT", INBOUND: "PREROUTING"}
 _WITH_PORTS = ("tcp", "udp")
 _ICMP = {IPV4: "icmp", IPV6: "ipv6-icmp"}
@@ -247,7 +247,7 @@ def _mark(text: str) -> int:
     return values.number(text.strip(), 0, values.MAX_U32, hexadecimal=True)
 
 
-def _state(text: str) -> State:
+def _state(text: str) -> ConntrackState:
     for state in _STATES:
         if state == text.strip().upper():
             return state

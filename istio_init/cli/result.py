@@ -139,7 +139,7 @@ def document(
     }
 
 
-def print_error(failure: IstioInitError, verdict: str | None) -> None:
+def print_error(failure: IstioInitError, verdict: str | None = "error") -> None:
     """Print why a command that looks could not look, in place of what it would have shown."""
     import json
 

@@ -8,10 +8,10 @@ from istio_init.errors import printable
 from istio_init.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, TextIO
 
-    from istio_init.diagnose.text import Line
+    from istio_init.diagnose.text import StyledLine
 
 # What a piece of a line is about, and how a terminal shows it.
 STYLES = {
@@ -65,9 +65,21 @@ class Page:
         self._stream.flush()
 
 
-def write(lines: Iterable[Line]) -> None:
+def write(lines: Iterable[StyledLine]) -> None:
     """Write lines to standard output."""
     page = Page()
     for line in lines:
         page.pieces(line)
     page.flush()
+
+
+def progress(names: Sequence[str], noun: str) -> Iterator[str]:
+    """Yield names; show on standard error, a terminal, how many of them are done."""
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError:
+        yield from names
+        return
+    console = Console(stderr=True)
+    yield from track(names, noun, console=console, transient=True)

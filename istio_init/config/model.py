@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     Layout = Literal["1.0", "1.30"]
     Mode = Literal["REDIRECT", "TPROXY"]
-    Backend = Literal["auto", "legacy", "nft", "nftables"]
+    Backend = Literal["legacy", "nft", "nftables"]
+    BackendChoice = Literal["auto", "legacy", "nft", "nftables"]
     Format = Literal["rules", "save", "json", "nft", "commands"]
-    Command = Literal["apply", "clean"]
+    RunCommand = Literal["apply", "clean"]
 
     class Host(Protocol):
         """What a call's values leave to files of the host; ``kernel.host.HostFiles`` reads them."""
@@ -61,7 +62,8 @@ REDIRECT: Mode = "REDIRECT"
 TPROXY: Mode = "TPROXY"
 MODES: tuple[Mode, ...] = (REDIRECT, TPROXY)
 
-BACKENDS: tuple[Backend, ...] = ("auto", "legacy", "nft", "nftables")
+BACKENDS: tuple[Backend, ...] = ("legacy", "nft", "nftables")
+BACKEND_CHOICES: tuple[BackendChoice, ...] = ("auto", *BACKENDS)
 FORMATS: tuple[Format, ...] = ("rules", "save", "json", "nft", "commands")
 
 
@@ -133,10 +135,10 @@ class Run(Record):
     a kernel that lacks a feature which can be spared is put up with.
     """
 
-    command: Command = "apply"
+    command: RunCommand = "apply"
     dry_run: bool = False
     format: Format = "rules"
-    backend: Backend = "auto"
+    backend: BackendChoice = "auto"
     network_namespace: str = ""
     wait: float = 30.0
     degrade: bool = False

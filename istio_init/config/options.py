@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from istio_init.config import values
 from istio_init.config.model import (
-    BACKENDS,
+    BACKEND_CHOICES,
     CLEAN,
     FORMATS,
     LAYOUT_1_0,
@@ -491,7 +491,7 @@ OPTIONS: tuple[Option, ...] = (
         "Which of the kernel's rule sets to write: auto, legacy, nft or nftables.",
         "auto",
         metavar="BACKEND",
-        choices=BACKENDS,
+        choices=BACKEND_CHOICES,
         field="backend",
     ),
     Option(

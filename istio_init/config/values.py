@@ -110,7 +110,7 @@ def port_range(text: str, service: Lookup) -> PortRange:
     if text[:1].isalpha():
         looked_up = service(text)
         if looked_up is None:
-            raise ValueError(f"{expected}; {text!r} is not a service this machine knows")
+            raise ValueError(f"{expected}; {text!r} is not a service of this host")
         return PortRange(looked_up, looked_up)
     low_text, separator, high_text = text.partition(":" if ":" in text else "-")
     try:

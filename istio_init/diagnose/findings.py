@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from istio_init.rules.model import Ruleset
     from istio_init.rules.ranges import Family
 
-    Kind = Literal[
+    FindingKind = Literal[
         "missing",
         "extra",
         "reordered",
@@ -73,7 +73,7 @@ class Finding(Record):
     ``drift`` makes an audit fail; the rest is worth knowing.
     """
 
-    kind: Kind
+    kind: FindingKind
     consequence: str
     family: str = ""
     table: str = ""
@@ -124,14 +124,14 @@ def findings(
 def _taken_before(rule: Rule | ForeignRule, chain: str) -> str:
     """Return what a rule of others does to the packets that it takes from ours."""
     if isinstance(rule, ForeignRule) or isinstance(rule.target, t.Jump):
-        return "stands before ours: what it takes does not come to them"
+        return "stands above ours: packets that it takes do not reach them"
     match rule.target:
         case t.Drop() | t.Reject():
-            return f"stands before ours: {traffic(rule, chain)} is dropped"
+            return f"stands above ours: {traffic(rule, chain)} is dropped"
         case t.Redirect() | t.Tproxy():
-            return f"stands before ours: {traffic(rule, chain)} goes elsewhere"
+            return f"stands above ours: {traffic(rule, chain)} goes elsewhere"
         case _:
-            return f"stands before ours: {traffic(rule, chain)} bypasses the proxy"
+            return f"stands above ours: {traffic(rule, chain)} bypasses the proxy"
 
 
 def difference(live: Ruleset, wanted: Ruleset, backend: str) -> Iterator[str]:
@@ -211,8 +211,8 @@ def _led_to(table: Table, name: str) -> str:
         for rule in chain.rules:
             jump = rule.jump if isinstance(rule, ForeignRule) else ""
             if jump == name or (isinstance(rule, Rule) and rule.target == t.Jump(name)):
-                return f"packets are led into it from {chain.name}, though no flag asks for it"
-    return "nothing leads into it: left over from another configuration"
+                return f"packets are sent to it from {chain.name}, though no flag asks for it"
+    return "no rule jumps to it: left over from another configuration"
 
 
 def _in_chain(table: Table, live: Chain, wanted: Chain, family: Family) -> Iterator[Finding]:
@@ -257,24 +257,24 @@ def _added(position: int, live: Chain, wanted: Chain, table: Table) -> str:
     """Return what an unplanned rule does to packets, as far as its target tells."""
     rule = live.rules[position]
     if isinstance(rule, ForeignRule):
-        return f"what it does to {direction(live.name)} packets is not known to this program"
+        return f"this program does not know what it does to {direction(live.name)} packets"
     packets = traffic(rule, live.name)
     match rule.target:
         case t.Return() | t.Accept():
             below = live.rules[position + 1 :]
             if any(_captures(one) and one in below for one in wanted.rules):
                 return f"{packets} bypasses the proxy"
-            return "no rule behind it captures anything: it changes nothing"
+            return "changes nothing: no rule below it captures anything"
         case t.Drop() | t.Reject():
             return f"{packets} is dropped"
         case t.Jump(name) if name in OWN_CHAINS and rule in wanted.rules:
-            return f"packets are led into {name} a second time"
+            return f"packets enter {name} a second time"
         case t.Redirect() | t.Tproxy():
             return f"{packets} is redirected to the proxy, though no flag asks for it"
         case t.Jump(name) if name in _CAPTURING_CHAINS:
             return f"{packets} is redirected to the proxy, though no flag asks for it"
         case t.Jump(name) if table.chain(name):
-            return f"{packets} is led into {name}, though no flag asks for it"
+            return f"{packets} is sent to {name}, though no flag asks for it"
         case t.CtZone():
             return "connections are kept in a conntrack zone, though no flag asks for it"
         case _:

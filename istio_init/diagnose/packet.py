@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     # None where it depends on something that is not known.
     Truth = bool | None
     Hook = Literal["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]
-    State = Literal["NEW", "ESTABLISHED", "RELATED", "INVALID"]
+    ConntrackState = Literal["NEW", "ESTABLISHED", "RELATED", "INVALID"]
 
 LO = "lo"
 
@@ -62,13 +62,13 @@ class Packet(Record):
     gid: int | None = None
     mark: int | None = 0
     connmark: int | None = 0
-    state: State = "NEW"
+    state: ConntrackState = "NEW"
     zone: int = 0
     socket: bool | None = None
 
 
 class Assumed(Record):
-    """What is taken for true of a packet, as far as rules have asked.
+    """What is taken for true of a packet, as far as rules look at it.
 
     ``spans`` holds the users, groups or ports that are still possible, ``facts``
     other matches, not negated, and whether they are taken to hold.
@@ -84,13 +84,13 @@ NOTHING = Assumed()
 def taken_for(match: m.Match, assumed: Assumed) -> Truth:
     """Return what has been assumed of a match, None if nothing."""
     negated = match_negated(match)
-    asked = _asked(match)
-    if asked is None:
+    numbers = _numbers(match)
+    if numbers is None:
         for truth in (True, False):
             if (_positive(match), truth) in assumed.facts:
                 return truth != negated
         return None
-    field, spans = asked
+    field, spans = numbers
     possible = dict(assumed.spans).get(field, _ANYTHING)
     within = _meet(possible, spans)
     if within and within != possible:
@@ -101,17 +101,17 @@ def taken_for(match: m.Match, assumed: Assumed) -> Truth:
 def assume(assumed: Assumed, match: m.Match, *, holds: bool) -> Assumed:
     """Return what is assumed with this match taken to hold, or not to."""
     inside = holds != match_negated(match)
-    asked = _asked(match)
-    if asked is None:
+    numbers = _numbers(match)
+    if numbers is None:
         return assumed.replace(facts=assumed.facts | {(_positive(match), inside)})
-    field, spans = asked
-    found = dict(assumed.spans)
+    field, spans = numbers
+    possible = dict(assumed.spans)
     kept = spans if inside else _gaps(spans)
-    found[field] = _meet(found.get(field, _ANYTHING), kept)
-    return assumed.replace(spans=tuple(sorted(found.items())))
+    possible[field] = _meet(possible.get(field, _ANYTHING), kept)
+    return assumed.replace(spans=tuple(sorted(possible.items())))
 
 
-def _asked(match: m.Match) -> tuple[str, tuple[Span, ...]] | None:
+def _numbers(match: m.Match) -> tuple[str, tuple[Span, ...]] | None:
     """Return the field and the values of a match on numbers."""
     match match:
         case m.Owner():
@@ -132,11 +132,11 @@ def _meet(some: tuple[Span, ...], others: tuple[Span, ...]) -> tuple[Span, ...]:
 def _gaps(spans: tuple[Span, ...]) -> tuple[Span, ...]:
     """Return the values that are in none of the spans."""
     start, end = _ANYTHING[0]
-    found = []
+    gaps = []
     for low, high in spans:
-        found.append((start, low - 1))
+        gaps.append((start, low - 1))
         start = high + 1
-    return tuple((low, high) for low, high in (*found, (start, end)) if low <= high)
+    return tuple((low, high) for low, high in (*gaps, (start, end)) if low <= high)
 
 
 def _positive(match: m.Match) -> m.Match:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     # What becomes of the packets that a rule or a chain sees: all of them go no
     # further, some or all come back, or the rule is none that decides.
-    Fate = Literal["ends", "returns", "goes on"]
+    Outcome = Literal["ends", "returns", "goes on"]
 
 _PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 
@@ -35,7 +35,7 @@ _IDLE_MATCHES = frozenset({"comment", "tcp", "udp"})
 
 
 class Shadow(Record):
-    """A rule of others that stands before ours, and what ours do not do because of it.
+    """A rule of others that stands above ours, and what ours do not do because of it.
 
     ``index`` counts the rules of the chain from 0.
     """
@@ -50,7 +50,7 @@ class Shadow(Record):
     def __str__(self) -> str:
         line = rule_line(self.chain, self.rule, self.family)
         place = f"{tool(self.family)} -t {self.table}"
-        return f"{place}: the rule {line} stands before ours: {self.lost}"
+        return f"{place}: the rule {line} stands above ours: {self.lost}"
 
 
 def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
@@ -65,7 +65,7 @@ def shadowed(live: Ruleset, planned: Ruleset) -> tuple[Shadow, ...]:
 
 
 def rules_above_ours(live: Ruleset, planned: Ruleset) -> Iterator[Shadow]:
-    """Yield each rule of others that stands before ours and may keep packets from them.
+    """Yield each rule of others that stands above ours and may keep packets from them.
 
     Of those that see only some of the packets ``lost`` is empty.
     """
@@ -110,7 +110,7 @@ def _lost(
     rule: Rule | ForeignRule, after: list[Rule], chain: Chain, table: Table, plan: Table
 ) -> str:
     """Return what a rule prevents, ``""`` for nothing."""
-    taken = [one for one in _PROTOCOLS if _fate(rule, one, table, ()) == "ends"]
+    taken = [one for one in _PROTOCOLS if _outcome(rule, one, table, ()) == "ends"]
     lost = [
         (hidden, protocol)
         for one in after
@@ -170,12 +170,12 @@ def _carried(rule: Rule, plan: Table) -> Iterator[tuple[Protocol, Rule]]:
             return
 
 
-def _fate(
+def _outcome(
     rule: Rule | ForeignRule, protocol: Protocol, table: Table, inside: tuple[str, ...]
-) -> Fate:
+) -> Outcome:
     """Return what a rule does to all packets of a protocol; ``goes on`` if not to all."""
     if isinstance(rule, ForeignRule):
-        return _foreign_fate(rule, protocol, table, inside)
+        return _foreign_outcome(rule, protocol, table, inside)
     if all(_keeps_nothing_out(match, protocol) for match in rule.matches):
         return _verdict(rule, protocol, table, inside)
     return "goes on"
@@ -185,11 +185,11 @@ def _keeps_nothing_out(match: m.Match, protocol: Protocol) -> bool:
     return isinstance(match, m.Proto) and (match.name == protocol) != match.negated
 
 
-def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Fate:
+def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Outcome:
     """Return what becomes of the packets that a rule matches."""
     match rule.target:
         case t.Jump(name) if table.chain(name):
-            return _chain_fate(name, protocol, table, inside)
+            return _chain_outcome(name, protocol, table, inside)
         case t.Jump(name):
             # A target without options of its own.
             return "goes on" if name in GO_ON else "ends"
@@ -201,16 +201,16 @@ def _verdict(rule: Rule, protocol: Protocol, table: Table, inside: tuple[str, ..
             return "goes on"
 
 
-def _chain_fate(name: str, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Fate:
+def _chain_outcome(name: str, protocol: Protocol, table: Table, inside: tuple[str, ...]) -> Outcome:
     chain = table.chain(name)
     # The kernel knows no loops; a set of rules made by hand may.
     if chain is None or name in inside:
         return "goes on"
     for rule in chain.rules:
-        fate = _fate(rule, protocol, table, (*inside, name))
-        if fate != "goes on":
+        outcome = _outcome(rule, protocol, table, (*inside, name))
+        if outcome != "goes on":
             # What comes back from a chain goes on behind the jump to it.
-            return "ends" if fate == "ends" else "goes on"
+            return "ends" if outcome == "ends" else "goes on"
         if _may_return(rule, protocol):
             return "goes on"
     return "goes on"
@@ -219,15 +219,15 @@ def _chain_fate(name: str, protocol: Protocol, table: Table, inside: tuple[str, 
 def _may_return(rule: Rule | ForeignRule, protocol: Protocol) -> bool:
     if isinstance(rule, ForeignRule):
         return rule.spelled.endswith("-j RETURN")
-    asked = [match for match in rule.matches if isinstance(match, m.Proto)]
+    protocols = [match for match in rule.matches if isinstance(match, m.Proto)]
     return isinstance(rule.target, t.Return) and all(
-        _keeps_nothing_out(one, protocol) for one in asked
+        _keeps_nothing_out(one, protocol) for one in protocols
     )
 
 
-def _foreign_fate(
+def _foreign_outcome(
     rule: ForeignRule, protocol: Protocol, table: Table, inside: tuple[str, ...]
-) -> Fate:
+) -> Outcome:
     words = _words(rule.spelled)
     verb = target = ""
     for position, word in enumerate(words[:-1]):
@@ -240,7 +240,7 @@ def _foreign_fate(
     if target == "RETURN":
         return "returns" if inside else "ends"
     if verb == "-j" and table.chain(target):
-        return _chain_fate(target, protocol, table, inside)
+        return _chain_outcome(target, protocol, table, inside)
     # What went to a chain for good (-g) does not come back to where it was.
     return "goes on" if target in GO_ON else "ends"
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 
 from istio_init.diagnose.packet import Packet, address
-from istio_init.diagnose.trace import Step, Trace, Verdict, decisions
+from istio_init.diagnose.trace import Trace, TraceStep, Verdict, decisions
 from istio_init.formats.iptables import rule_words, target_words
 from istio_init.lean import TYPE_CHECKING, assert_never
 from istio_init.rules import targets as t
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     # What a piece of a line is, for whoever gives it a colour.
     Style = Literal["", "head", "yes", "no", "unknown", "faint", "good", "warn"]
-    Line = tuple[tuple[str, Style], ...]
+    StyledLine = tuple[tuple[str, Style], ...]
 
 VERSION = 1
 
@@ -55,25 +55,25 @@ _LISTS: tuple[Effect, ...] = ("captures inbound", "captures outbound")
 
 
 def lines(
-    found: Trace,
+    trace: Trace,
     annotations: Mapping[str, str],
     *,
     layout: str = "",
     notes: tuple[str, ...] = (),
-) -> Iterator[Line]:
+) -> Iterator[StyledLine]:
     """Yield what a person reads: the packet, each chain and rule, and the verdict.
 
     ``annotations`` has the pod annotation of each flag that one feeds. ``layout``
     is that of the plan, ``""`` for live rules.
     """
-    family = found.packet.family
+    family = trace.packet.family
     against = f"the plan of layout {layout}" if layout else "the live rules"
-    yield ((f"{described(found.packet)}, against {against}", ""),)
-    widths = [len(_spelled(step, family)) for step in found.steps if step.rule]
+    yield ((f"{described(trace.packet)}, against {against}", ""),)
+    widths = [len(_spelled(step, family)) for step in trace.steps if step.rule]
     # One long rule does not push every reason off the screen.
     width = max((one for one in widths if one <= _WIDEST), default=0)
     place = None
-    for step in found.steps:
+    for step in trace.steps:
         if step.tried == "ended" or (step.tried == "policy" and not step.reason):
             continue
         if place != (step.hook, step.backend, step.table, step.chain):
@@ -85,8 +85,8 @@ def lines(
         elif step.reason:
             yield ((f"  {step.reason}", "faint"),)
     yield ()
-    yield ((sentence(found, annotations), "good" if found.certain else "warn"),)
-    for depends in found.depends:
+    yield ((sentence(trace, annotations), "good" if trace.certain else "warn"),)
+    for depends in trace.depends:
         yield ((f"  unless {_unless(depends.step, depends.outcomes)}", "unknown"),)
     for note in notes:
         yield ((f"note: {note}", "faint"),)
@@ -122,7 +122,7 @@ def _end(family: Family, packed: bytes | None, port: int | None) -> str:
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
-def _place(step: Step) -> str:
+def _place(step: TraceStep) -> str:
     if step.tried == "comes in":
         return "in again by lo"
     place = f"{step.table} {step.chain}"
@@ -131,7 +131,7 @@ def _place(step: Step) -> str:
     return f"{place}, backend {step.backend}" if step.backend else place
 
 
-def _tried(step: Step, family: Family, width: int) -> Line:
+def _tried(step: TraceStep, family: Family, width: int) -> StyledLine:
     sign, style = _SIGNS[step.tried]
     reason = step.reason
     if step.tried == "yes":
@@ -155,43 +155,43 @@ def _flag(reason: Reason) -> str:
     return f"{reason.flag} {value}" if value else reason.flag
 
 
-def _spelled(step: Step, family: Family) -> str:
+def _spelled(step: TraceStep, family: Family) -> str:
     if step.rule is None:
         return ""
     return " ".join(("-A", step.chain, *rule_words(step.rule, family)))
 
 
-def sentence(found: Trace, annotations: Mapping[str, str]) -> str:
+def sentence(trace: Trace, annotations: Mapping[str, str]) -> str:
     """Return the verdict in words."""
-    causes = decisions(found)
-    said = outcome_words(found.outcome)
-    match found.outcome.fate:
+    causes = decisions(trace)
+    text = outcome_words(trace.outcome)
+    match trace.outcome.fate:
         case "redirected" | "tproxy":
             *ways, capture = causes
-            said = f"{said} by {capture.chain}, {_kept(found)}"
-            led = "; ".join(_cause(step, found, annotations) for step in ways)
-            return f"{said}: {led}" if led else said
+            text = f"{text} by {capture.chain}, {_kept(trace)}"
+            reasons = "; ".join(_cause(step, trace, annotations) for step in ways)
+            return f"{text}: {reasons}" if reasons else text
         case "untouched":
             if not causes:
-                return f"{said}: no rule looks at it"
-            return f"{said}: " + "; then ".join(_cause(step, found, annotations) for step in causes)
+                return f"{text}: no rule looks at it"
+            return f"{text}: " + "; then ".join(_cause(step, trace, annotations) for step in causes)
         case "marked":
-            return f"{said} {found.end.mark:#x}, whatever its destination"
+            return f"{text} {trace.end.mark:#x}, whatever its destination"
         case "follows":
-            return f"{said}; explain that one with --state NEW"
+            return f"{text}; explain that one with --state NEW"
         case "dropped" | "rejected" | "unknown":
-            return f"{said}: " + "".join(_cause(step, found, annotations) for step in causes)
+            return f"{text}: " + "".join(_cause(step, trace, annotations) for step in causes)
         case _:
-            assert_never(found.outcome.fate)
+            assert_never(trace.outcome.fate)
 
 
-def _kept(found: Trace) -> str:
+def _kept(trace: Trace) -> str:
     """Return what the proxy can still learn of where a packet was going."""
-    if found.outcome.fate == "redirected":
+    if trace.outcome.fate == "redirected":
         return "original destination kept"
-    if found.end.dport != found.packet.dport:
-        # A REDIRECT behind TPROXY: the socket is found, the destination is lost.
-        return f"but with its destination port changed to {found.end.dport}"
+    if trace.end.dport != trace.packet.dport:
+        # A REDIRECT behind TPROXY: the socket gets the packet, the destination is lost.
+        return f"but with its destination port changed to {trace.end.dport}"
     return "source and destination unchanged"
 
 
@@ -205,7 +205,7 @@ def outcome_words(outcome: Verdict) -> str:
         case "untouched":
             return "left untouched"
         case "marked":
-            return "led to a local socket by its mark"
+            return "delivered to a local socket by its mark"
         case "follows":
             return "goes where the first packet of its connection went"
         case "dropped" | "rejected":
@@ -216,10 +216,10 @@ def outcome_words(outcome: Verdict) -> str:
             assert_never(outcome.fate)
 
 
-def _cause(step: Step, found: Trace, annotations: Mapping[str, str]) -> str:
-    family = found.packet.family
+def _cause(step: TraceStep, trace: Trace, annotations: Mapping[str, str]) -> str:
+    family = trace.packet.family
     if step.tried == "ended":
-        return _ended(step, found, annotations)
+        return _ended(step, trace, annotations)
     if step.rule is None:
         return f"{step.reason or step.tried} in {step.table} {step.chain}"
     if isinstance(step.rule, ForeignRule):
@@ -227,9 +227,9 @@ def _cause(step: Step, found: Trace, annotations: Mapping[str, str]) -> str:
         return f"{_spelled(step, family)}, rule {step.number}{reason}"
     verb = target_words(step.rule.target, family)[1]
     place = f"{step.chain} rule {step.number}"
-    said = place if isinstance(step.rule.target, t.Jump) else f"{verb} in {place}"
+    text = place if isinstance(step.rule.target, t.Jump) else f"{verb} in {place}"
     stopped = f" ({step.reason})" if step.did == "stopped" and step.reason else ""
-    return said + stopped + _because(step.rule, annotations)
+    return text + stopped + _because(step.rule, annotations)
 
 
 def _because(rule: Rule, annotations: Mapping[str, str]) -> str:
@@ -247,33 +247,33 @@ def _annotated(flag: str, annotations: Mapping[str, str]) -> str:
     return f" (pod annotation {annotation})" if annotation else ""
 
 
-def _ended(step: Step, found: Trace, annotations: Mapping[str, str]) -> str:
+def _ended(step: TraceStep, trace: Trace, annotations: Mapping[str, str]) -> str:
     """Return that a chain let go of the packet, and which flags might have captured it."""
     flags = {
         one.rule.reason.flag: None
-        for one in found.steps
+        for one in trace.steps
         if one.tried == "no"
         and (one.hook, one.table, one.chain) == (step.hook, step.table, step.chain)
         and isinstance(one.rule, Rule)
         and one.rule.reason.effect in _LISTS
     }
-    said = f"no rule of {step.chain} takes it"
+    text = f"no rule of {step.chain} takes it"
     if not flags:
-        return said
+        return text
     names = " and ".join(f"{flag}{_annotated(flag, annotations)}" for flag in flags)
-    return f"{said}, because {names} {'do' if len(flags) > 1 else 'does'} not name it"
+    return f"{text}, because {names} {'do' if len(flags) > 1 else 'does'} not name it"
 
 
-def _unless(step: Step, outcomes: tuple[Verdict, ...]) -> str:
+def _unless(step: TraceStep, outcomes: tuple[Verdict, ...]) -> str:
     what = " or ".join(outcome_words(one) for one in outcomes)
     return f"{step.chain} rule {step.number} matches ({step.reason}): then {what}"
 
 
 def document(
-    found: Trace, annotations: Mapping[str, str], *, layout: str = "", notes: tuple[str, ...] = ()
+    trace: Trace, annotations: Mapping[str, str], *, layout: str = "", notes: tuple[str, ...] = ()
 ) -> str:
     """Return the document, indented, with a newline at the end; see ``lines``."""
-    packet = found.packet
+    packet = trace.packet
     family = packet.family
     depends = [
         {
@@ -282,7 +282,7 @@ def document(
                 {"fate": outcome.fate, "port": outcome.port or None} for outcome in one.outcomes
             ],
         }
-        for one in found.depends
+        for one in trace.depends
     ]
     whole: dict[str, Any] = {
         "version": VERSION,
@@ -304,13 +304,13 @@ def document(
             "connection_mark": packet.connmark,
             "state": packet.state,
         },
-        "steps": [_step(step, family, annotations) for step in found.steps],
+        "steps": [_step(step, family, annotations) for step in trace.steps],
         "verdict": {
-            "fate": found.outcome.fate,
-            "port": found.outcome.port or None,
-            "certain": found.certain,
-            "text": sentence(found, annotations),
-            "decided_by": [_step(step, family, annotations) for step in decisions(found)],
+            "fate": trace.outcome.fate,
+            "port": trace.outcome.port or None,
+            "certain": trace.certain,
+            "text": sentence(trace, annotations),
+            "decided_by": [_step(step, family, annotations) for step in decisions(trace)],
             "depends_on": depends,
         },
         "notes": list(notes),
@@ -318,7 +318,7 @@ def document(
     return json.dumps(whole, indent=2) + "\n"
 
 
-def _step(step: Step, family: Family, annotations: Mapping[str, str]) -> dict[str, Any]:
+def _step(step: TraceStep, family: Family, annotations: Mapping[str, str]) -> dict[str, Any]:
     reason = reason_of(step.rule)
     return {
         "hook": step.hook,

@@ -114,7 +114,7 @@ class Routes(Record):
     local: bool = True
 
 
-class Step(Record):
+class TraceStep(Record):
     """One thing tried.
 
     ``number`` counts the rules of a chain from 1 and is 0 where no rule was
@@ -137,7 +137,7 @@ class Step(Record):
 class Verdict(Record):
     """What becomes of a packet; ``port`` is the proxy's where it is captured, else 0.
 
-    ``untouched`` packets go where they were going. ``marked`` ones are led to a
+    ``untouched`` packets go where they were going. ``marked`` ones are delivered to a
     local socket by their mark. What ``follows`` goes where nat sent the first
     packet of its connection.
     """
@@ -149,7 +149,7 @@ class Verdict(Record):
 class Dependence(Record):
     """A step that could not be decided, and what may happen if it matches."""
 
-    step: Step
+    step: TraceStep
     outcomes: tuple[Verdict, ...]
 
 
@@ -162,7 +162,7 @@ class Trace(Record):
     """
 
     packet: Packet
-    steps: tuple[Step, ...]
+    steps: tuple[TraceStep, ...]
     outcome: Verdict
     depends: tuple[Dependence, ...]
     end: Packet
@@ -178,36 +178,36 @@ def trace(rulesets: tuple[Rules, ...], packet: Packet, routes: Routes) -> Trace:
 
     ``rulesets`` are in the order in which the kernel asks backends.
     """
-    walk = _Tracer(rulesets, packet, routes)
-    steps: list[Step] = []
-    doubts: list[tuple[Step, Way]] = []
+    tracer = _Tracer(rulesets, packet, routes)
+    steps: list[TraceStep] = []
+    doubts: list[tuple[TraceStep, Way]] = []
     here: _Position | Verdict = _Position(packet, packet.hook)
     last = packet
     while not isinstance(here, Verdict):
         last = here.packet
-        step, ways = walk.advance(here)
+        step, ways = tracer.advance(here)
         if step is not None:
             steps.append(step)
             # What else could have happened; an outcome at once is known at once.
             doubts += [(step, way) for way in ways[1:]]
         here = ways[0]
     depends = [
-        Dependence(step, tuple(sorted(found, key=lambda one: (one.fate, one.port))))
+        Dependence(step, tuple(sorted(others, key=lambda one: (one.fate, one.port))))
         for step, way in doubts
-        if (found := walk.outcomes(way) - {here})
+        if (others := tracer.outcomes(way) - {here})
     ]
     return Trace(packet, tuple(steps), here, tuple(depends), last)
 
 
-def decisions(found: Trace) -> tuple[Step, ...]:
+def decisions(trace: Trace) -> tuple[TraceStep, ...]:
     """Return the steps that decided, in order.
 
-    For a captured packet these are the rule that led to the capturing chain and
+    For a captured packet these are the rule that leads to the capturing chain and
     the one that captured it; for one that was stopped the last; else those with
     which the rules let go of it.
     """
-    tried = [step for step in found.steps if step.table and step.tried != "entered"]
-    match found.outcome.fate:
+    tried = [step for step in trace.steps if step.table and step.tried != "entered"]
+    match trace.outcome.fate:
         case "redirected" | "tproxy":
             return _capture(tried)
         case "dropped" | "rejected" | "unknown":
@@ -216,7 +216,7 @@ def decisions(found: Trace) -> tuple[Step, ...]:
             return _releases(tried)
 
 
-def _capture(tried: list[Step]) -> tuple[Step, ...]:
+def _capture(tried: list[TraceStep]) -> tuple[TraceStep, ...]:
     position, capture = next(
         (position, step) for position, step in enumerate(tried) if step.did == "captured"
     )
@@ -224,7 +224,7 @@ def _capture(tried: list[Step]) -> tuple[Step, ...]:
     return (*ways[-1:], capture)
 
 
-def _leads_to(step: Step, chain: str) -> bool:
+def _leads_to(step: TraceStep, chain: str) -> bool:
     if step.tried != "yes":
         return False
     if isinstance(step.rule, Rule):
@@ -232,18 +232,19 @@ def _leads_to(step: Step, chain: str) -> bool:
     return step.rule is not None and step.rule.jump == chain
 
 
-def _releases(tried: list[Step]) -> tuple[Step, ...]:
+def _releases(tried: list[TraceStep]) -> tuple[TraceStep, ...]:
     """Return the last word of each table that might have captured the packet."""
-    found: dict[tuple[str, str, str], Step] = {}
+    releases: dict[tuple[str, str, str], TraceStep] = {}
     for step in tried:
         captures = step.table == NAT or (step.table, step.hook) == (MANGLE, "PREROUTING")
         if not captures or step.hook not in _DESTINATION_HOOKS or step.did != "let go":
             continue
         place = (step.hook, step.backend, step.table)
         # Where ours had their say, what others do behind them decides nothing.
-        if place not in found or found[place].chain not in OWN_CHAINS or step.chain in OWN_CHAINS:
-            found[place] = step
-    return tuple(found.values())
+        ours = place in releases and releases[place].chain in OWN_CHAINS
+        if not ours or step.chain in OWN_CHAINS:
+            releases[place] = step
+    return tuple(releases.values())
 
 
 def explained(live: Rules, plan: Plan) -> Rules:
@@ -259,7 +260,7 @@ def explained(live: Rules, plan: Plan) -> Rules:
                 rule: rule for rule in _rules(in_form, table.name, chain.name)
             }
             for rule in _rules(planned, table.name, chain.name) if native else ():
-                # In a set there are values that other flags asked for, too.
+                # A set may hold values of several flags.
                 reasons |= {one: one for one in expand(group_of(rule))}
             rules = tuple(reasons.get(rule, rule) for rule in chain.rules)
             chains.append(chain.replace(rules=rules))
@@ -269,8 +270,8 @@ def explained(live: Rules, plan: Plan) -> Rules:
 
 def _rules(ruleset: Ruleset, table: str, chain: str) -> Iterator[Rule]:
     """Yield the rules of a chain, those that ask for the same last to first."""
-    found = ruleset.table(table)
-    of_chain = found.chain(chain) if found else None
+    tables = ruleset.table(table)
+    of_chain = tables.chain(chain) if tables else None
     for rule in reversed(of_chain.rules if of_chain else ()):
         if isinstance(rule, Rule):
             yield rule
@@ -293,7 +294,7 @@ class _Position(Record):
     to: bool = False
     since: bool = False
     captured: Verdict | None = None
-    led: bool = False
+    delivered: bool = False
     assumed: Assumed = NOTHING
 
 
@@ -326,22 +327,22 @@ class _Tracer:
 
     def outcomes(self, start: Way) -> frozenset[Verdict]:
         """Return everything that may happen from a place on."""
-        found: set[Verdict] = set()
+        outcomes: set[Verdict] = set()
         seen: set[Way] = set()
         ways = [start]
         while ways:
             here = ways.pop()
             if isinstance(here, Verdict):
-                found.add(here)
+                outcomes.add(here)
             elif here not in seen:
                 seen.add(here)
                 self._left -= 1
                 if self._left < 0:
-                    return frozenset(found | {Verdict("unknown")})
+                    return frozenset(outcomes | {Verdict("unknown")})
                 ways += self.advance(here)[1]
-        return frozenset(found)
+        return frozenset(outcomes)
 
-    def advance(self, at: _Position) -> tuple[Step | None, tuple[Way, ...]]:
+    def advance(self, at: _Position) -> tuple[TraceStep | None, tuple[Way, ...]]:
         """Return what is tried here, and where it leads; first of all if it does not match."""
         stages = self._stages[at.hook]
         if at.stage == len(stages):
@@ -355,36 +356,38 @@ class _Tracer:
             return self._end(at, stage, chain)
         return self._try(at, stage, chain.rules[number])
 
-    def _enter(self, at: _Position, stage: _Stage) -> tuple[Step | None, tuple[Way, ...]]:
+    def _enter(self, at: _Position, stage: _Stage) -> tuple[TraceStep | None, tuple[Way, ...]]:
         chain = _chain(stage.table, at.hook)
         if not chain.rules and chain.policy in (None, "ACCEPT"):
             return None, (_past(at),)
-        asked = stage.table.name != NAT or _nat_asked(at)
-        step = Step(at.hook, stage.backend, stage.table.name, at.hook, "entered")
-        if not asked:
-            return step.replace(tried="passed over", reason=_why_not_asked(at)), (_past(at),)
+        sees_it = stage.table.name != NAT or _nat_sees(at)
+        step = TraceStep(at.hook, stage.backend, stage.table.name, at.hook, "entered")
+        if not sees_it:
+            return step.replace(tried="passed over", reason=_why_unseen(at)), (_past(at),)
         return step, (at.replace(frames=((at.hook, 0),)),)
 
     def _end(
         self, at: _Position, stage: _Stage, chain: Chain
-    ) -> tuple[Step | None, tuple[Way, ...]]:
+    ) -> tuple[TraceStep | None, tuple[Way, ...]]:
         if len(at.frames) > 1:
-            step = Step(at.hook, stage.backend, stage.table.name, chain.name, "ended", did="let go")
+            step = TraceStep(
+                at.hook, stage.backend, stage.table.name, chain.name, "ended", did="let go"
+            )
             return step, (at.replace(frames=at.frames[:-1]),)
         return self._by_policy(at, stage)
 
-    def _by_policy(self, at: _Position, stage: _Stage) -> tuple[Step, tuple[Way, ...]]:
+    def _by_policy(self, at: _Position, stage: _Stage) -> tuple[TraceStep, tuple[Way, ...]]:
         policy = _chain(stage.table, at.hook).policy
-        step = Step(at.hook, stage.backend, stage.table.name, at.hook, "policy")
+        step = TraceStep(at.hook, stage.backend, stage.table.name, at.hook, "policy")
         if policy == "DROP":
             return step.replace(reason="the policy is DROP"), (Verdict("dropped"),)
         return step, (_past(at),)
 
     def _try(
         self, at: _Position, stage: _Stage, rule: Rule | ForeignRule
-    ) -> tuple[Step | None, tuple[Way, ...]]:
+    ) -> tuple[TraceStep | None, tuple[Way, ...]]:
         name, number = at.frames[-1]
-        step = Step(at.hook, stage.backend, stage.table.name, name, "no", number + 1, rule)
+        step = TraceStep(at.hook, stage.backend, stage.table.name, name, "no", number + 1, rule)
         native = stage.backend == NATIVE
         seen = _as_seen(at, stage.table.name)
         understood = _parts(rule, seen.family)
@@ -400,14 +403,14 @@ class _Tracer:
         way, _ = self._effect(matched, stage, understood)
         return step.replace(tried="unknown", reason=tested.reason), (without, way)
 
-    def _effect(self, at: _Position, stage: _Stage, found: Parts) -> tuple[Way, str]:
+    def _effect(self, at: _Position, stage: _Stage, rule: Parts) -> tuple[Way, str]:
         """Return where a rule that matches leads, and what it does to the packet."""
-        chain = stage.table.chain(found.name)
+        chain = stage.table.chain(rule.name)
         if chain is not None:
-            return self._jump(at, chain, for_good=found.verb == "-g"), ""
-        if found.target is None or isinstance(found.target, t.Jump):
-            return self._of_others(at, found)
-        return self._target(at, stage, found.target)
+            return self._jump(at, chain, for_good=rule.verb == "-g"), ""
+        if rule.target is None or isinstance(rule.target, t.Jump):
+            return self._of_others(at, rule)
+        return self._target(at, stage, rule.target)
 
     def _jump(self, at: _Position, chain: Chain, *, for_good: bool) -> Way:
         if any(name == chain.name for name, _ in at.frames):
@@ -419,17 +422,17 @@ class _Tracer:
             kept = ((at.frames[0][0], _FOR_GOOD),)
         return at.replace(frames=(*kept, (chain.name, 0)))
 
-    def _of_others(self, at: _Position, found: Parts) -> tuple[Way, str]:
-        if not found.verb:
+    def _of_others(self, at: _Position, rule: Parts) -> tuple[Way, str]:
+        if not rule.verb:
             return at, "it has no target"
-        if found.name in _MARKING:
+        if rule.name in _MARKING:
             packet = at.packet.replace(mark=None, connmark=None)
-            return at.replace(packet=packet), f"{found.name} may change its marks"
-        if found.name in _SOURCES:
+            return at.replace(packet=packet), f"{rule.name} may change its marks"
+        if rule.name in _SOURCES:
             return _past(at.replace(packet=at.packet.replace(source=None))), "its source changes"
-        if found.name in GO_ON - _TRACKING:
-            return at, f"{found.name} lets it go on"
-        what = f"what {found.name} does" if found.name else "what the rule does"
+        if rule.name in GO_ON - _TRACKING:
+            return at, f"{rule.name} lets it go on"
+        what = f"what {rule.name} does" if rule.name else "what the rule does"
         return Verdict("unknown"), f"{what} is not known"
 
     def _target(self, at: _Position, stage: _Stage, target: t.Target) -> tuple[Way, str]:
@@ -452,8 +455,8 @@ class _Tracer:
                 return self._redirect(at, target), ""
             case t.Tproxy():
                 marked = _flip(packet.mark, target.mask, target.mark)
-                found = at.replace(packet=packet.replace(mark=marked))
-                return _past(found.replace(captured=Verdict("tproxy", target.port))), ""
+                after = at.replace(packet=packet.replace(mark=marked))
+                return _past(after.replace(captured=Verdict("tproxy", target.port))), ""
             case t.SetMark():
                 marked = _flip(packet.mark, target.mask, target.value)
                 return _remarked(at, packet.replace(mark=marked), "its")
@@ -475,13 +478,13 @@ class _Tracer:
         captured = at.captured or Verdict("redirected", target.port)
         return _past(at.replace(packet=packet, captured=captured, to=True))
 
-    def _leave(self, at: _Position) -> tuple[Step | None, tuple[Way, ...]]:
+    def _leave(self, at: _Position) -> tuple[TraceStep | None, tuple[Way, ...]]:
         """Return where a packet goes behind the last table of a hook."""
         way = self._next_hook(at)
         if at.hook != "POSTROUTING" or isinstance(way, Verdict):
             return None, (way,)
         # The same packet, on the other side of lo.
-        return Step("PREROUTING", "", "", "", "comes in"), (way,)
+        return TraceStep("PREROUTING", "", "", "", "comes in"), (way,)
 
     def _next_hook(self, at: _Position) -> Way:
         packet = at.packet
@@ -490,10 +493,12 @@ class _Tracer:
             case "OUTPUT":
                 start = self._start
                 moved = (packet.destination, packet.mark) != (start.destination, start.mark)
-                led = moved and start.oif != LO and self._leads(packet)
+                delivered = moved and start.oif != LO and self._leads(packet)
                 if moved:
                     packet = packet.replace(oif=self._out(packet))
-                return after.replace(packet=packet, hook="POSTROUTING", to=True, led=led)
+                return after.replace(
+                    packet=packet, hook="POSTROUTING", to=True, delivered=delivered
+                )
             case "POSTROUTING":
                 if packet.oif != LO:
                     return self._arrive(at)
@@ -533,7 +538,7 @@ class _Tracer:
             return at.captured
         if at.packet.mark is None and self._routes.marked:
             return Verdict("unknown")
-        if at.led:
+        if at.delivered:
             return Verdict("marked")
         return Verdict("follows" if at.packet.state == "ESTABLISHED" else "untouched")
 
@@ -569,18 +574,18 @@ def _did(before: _Position, after: Way) -> Did:
     return "let go" if left else ""
 
 
-def _nat_asked(at: _Position) -> bool:
+def _nat_sees(at: _Position) -> bool:
     """Whether nat looks at this packet here: once a connection, for each of its ends."""
     settled = at.to if at.hook in _DESTINATION_HOOKS else at.since
     return at.packet.state in ("NEW", "RELATED") and not settled
 
 
-def _why_not_asked(at: _Position) -> str:
+def _why_unseen(at: _Position) -> str:
     if at.packet.state == "INVALID":
-        return "nat does not look at packets of no connection"
+        return "nat skips packets that belong to no connection"
     if at.packet.state == "ESTABLISHED":
-        return "nat looks at the first packet of a connection alone"
-    return "nat has settled this connection already"
+        return "nat sees only the first packet of a connection"
+    return "nat has already decided about this connection"
 
 
 def _as_seen(at: _Position, table: str) -> Packet:
@@ -638,7 +643,7 @@ def _remarked(at: _Position, packet: Packet, whose: str) -> tuple[_Position, str
 def _zoned(at: _Position, target: t.CtZone) -> tuple[_Position, str]:
     # Tracking has begun, or another rule was first.
     if at.tracked or at.packet.zone:
-        return at, "its zone is settled already"
+        return at, "its zone is already set"
     packet = at.packet.replace(zone=target.zone)
     return at.replace(packet=packet), f"its connection is tracked in zone {target.zone}"
 

@@ -26,7 +26,7 @@ def attribute(kind: int, value: bytes) -> bytes:
     return _pack(4 + len(value), kind) + value + _PADDING[len(value) & 3]
 
 
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def read_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield kind and value of each attribute, without the flags in the kind.
 
     Raises:

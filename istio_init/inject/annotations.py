@@ -65,6 +65,11 @@ def _word(text: str) -> None:
         raise _BadValueError("letters, digits and - _ . : , / @ + * =")
 
 
+def _words(text: str) -> None:
+    for part in text.split(","):
+        _word(part.strip(" "))
+
+
 def _boolean(text: str) -> None:
     if text not in _GO_BOOLEANS:
         raise _BadValueError("true or false")
@@ -228,7 +233,7 @@ TABLE: tuple[Annotation, ...] = (
     Annotation(
         "inject.istio.io/templates",
         "Names of the templates to use, between commas.",
-        _word,
+        _words,
     ),
     Annotation(
         f"{_SIDECAR}interceptionMode",
@@ -409,12 +414,16 @@ def problems(
 
 
 def misplaced(
-    outer: object, metadata: Mapping[str, object], where: Where | None = None
+    outer: object,
+    metadata: Mapping[str, object],
+    where: Where | None = None,
+    *,
+    right_place: str = "the pod template",
 ) -> tuple[Problem, ...]:
     """Return a warning for each key that a workload has, and only its pods can use.
 
-    ``outer`` is the metadata of a Deployment and the like, ``metadata`` that of
-    its pod template.
+    ``outer`` is the metadata of a Deployment and the like, ``metadata`` that which
+    is read; ``right_place`` is where that stands.
     """
     if not isinstance(outer, dict):
         return ()
@@ -422,8 +431,8 @@ def misplaced(
         warning(
             "has no effect here",
             place.filled(where or Where()),
-            why=f"only the {field} of the pod count",
-            remedy=f"move it to the pod template's {field}",
+            why=f"only the {field} of {right_place} count",
+            remedy="move it there",
         )
         for field, place in _outside(outer, metadata)
     )

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from istio_init.errors import printable
 from istio_init.inject.annotations import misplaced
 from istio_init.inject.annotations import problems as bad_annotations
-from istio_init.inject.kinds import ALL_PLACES, pod_carriers
+from istio_init.inject.kinds import ALL_PLACES, map_at, pod_carriers
 from istio_init.inject.policy import decide, subject_of
 from istio_init.inject.problems import Where, has_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from istio_init.diagnose.text import Line, Style
+    from istio_init.diagnose.text import Style, StyledLine
     from istio_init.inject.gates import Decision, InjectionPolicy
     from istio_init.inject.kinds import PodCarrier
     from istio_init.inject.problems import Problem
@@ -130,30 +130,18 @@ def _checked(
     installation: Installation,
 ) -> CheckedWorkload:
     # The webhook sees a CronJob's pods, whose metadata is their own.
-    metadata = _at(document, (*carrier.spec_path[:-1], "metadata"))
+    metadata = map_at(document, (*carrier.spec_path[:-1], "metadata"))
     subject = subject_of(metadata, carrier.spec, namespace=where.namespace, namespace_labels=labels)
     problems: tuple[Problem, ...] = ()
     if not carrier.is_pod:
         # A controller's pods have no namespace of their own when they are created.
         subject = replace(subject, namespace="")
-        outer = _at(document, (*carrier.path, "metadata"))
+        outer = map_at(document, (*carrier.path, "metadata"))
         problems = misplaced(outer, metadata, where)
     decision = decide(subject, installation.policy, installation.entries)
     if decision.inject:
         problems += bad_annotations(metadata, installation.policy.generation, where)
     return CheckedWorkload(where, decision, problems)
-
-
-def _at(value: object, path: Sequence[str | int]) -> dict[str, Any]:
-    """Return the map at a path, empty where there is none."""
-    for key in path:
-        if isinstance(value, dict):
-            value = value.get(key)
-        elif isinstance(value, list) and isinstance(key, int):
-            value = value[key]
-        else:
-            return {}
-    return value if isinstance(value, dict) else {}
 
 
 _STYLES: dict[CheckResult, Style] = {
@@ -163,7 +151,7 @@ _STYLES: dict[CheckResult, Style] = {
 }
 
 
-def lines(workloads: Iterable[CheckedWorkload]) -> Iterator[Line]:
+def lines(workloads: Iterable[CheckedWorkload]) -> Iterator[StyledLine]:
     """Yield one line for each workload, in columns."""
     listed = list(workloads)
     width = max((len(one.where.workload) for one in listed), default=0)
@@ -176,7 +164,7 @@ def lines(workloads: Iterable[CheckedWorkload]) -> Iterator[Line]:
         )
 
 
-def explanation(workload: CheckedWorkload) -> Iterator[Line]:
+def explanation(workload: CheckedWorkload) -> Iterator[StyledLine]:
     """Yield the whole chain of one workload: every rule of both gates, and what to change."""
     position = workload.where.position
     yield (

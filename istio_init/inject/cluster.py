@@ -28,6 +28,9 @@ TIMEOUT = 10.0
 ISTIO_NAMESPACE = "istio-system"
 INJECT_CONFIG_MAP = "istio-sidecar-injector"
 MESH_CONFIG_MAP = "istio"
+# Namespace and ConfigMap of container/kubernetes/injector.
+OWN_INJECTOR = ("istio-init", "istio-init-injector")
+_NOT_FOUND = 404
 # What lightkube raises for text of another form than it expects.
 _WRONG_FORM = (AttributeError, KeyError, TypeError, ValueError)
 
@@ -41,10 +44,15 @@ class ClusterError(IstioInitError):
         super().__init__(printable(f"{text}; {remedy}" if remedy else text))
 
 
+class NotInClusterError(ClusterError):
+    """The cluster has no object of that name."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """The texts of the injector's ConfigMaps; None where a key is missing."""
+    """The texts of the injector's ConfigMaps, None where a key is missing, and the first's name."""
 
+    name: str
     inject_config: str
     values: str | None
     mesh: str | None
@@ -65,24 +73,40 @@ class Cluster:
     def settings(
         self,
         *,
-        namespace: str = ISTIO_NAMESPACE,
+        namespace: str = "",
         revision: str = "",
         inject_config_map: str = "",
         mesh_config_map: str = "",
     ) -> ClusterSettings:
-        """Return the injector's ConfigMaps; a revision's names end in ``-REVISION``."""
+        """Return what the injector's ConfigMaps hold.
+
+        They are Istio's, whose names end in ``-REVISION`` for a named one, unless
+        the arguments name others; else those of this project's own injector,
+        which has the mesh configuration in the same ConfigMap.
+        """
         suffix = f"-{revision}" if revision and revision != "default" else ""
-        injector = self._config_map(inject_config_map or INJECT_CONFIG_MAP + suffix, namespace)
-        mesh = self._config_map(mesh_config_map or MESH_CONFIG_MAP + suffix, namespace)
+        place = namespace or ISTIO_NAMESPACE
+        name = inject_config_map or INJECT_CONFIG_MAP + suffix
+        try:
+            injector = self._config_map(name, place)
+        except NotInClusterError:
+            if namespace or inject_config_map:
+                raise
+            place, own = OWN_INJECTOR
+            name = own + suffix
+            injector = self._config_map(name, place)
         config = injector.get("config")
         if config is None:
             raise ClusterError(
                 "the injector's ConfigMap has no key config",
-                where=f"{namespace}/{inject_config_map or INJECT_CONFIG_MAP + suffix}",
+                where=f"{place}/{name}",
                 why=f"its keys are {', '.join(sorted(injector)) or 'none'}",
                 remedy="name another with --injectConfigMapName",
             )
-        return ClusterSettings(config, injector.get("values"), mesh.get("mesh"))
+        mesh = injector.get("mesh")
+        if mesh is None or mesh_config_map:
+            mesh = self._config_map(mesh_config_map or MESH_CONFIG_MAP + suffix, place).get("mesh")
+        return ClusterSettings(f"{place}/{name}", config, injector.get("values"), mesh)
 
     def namespace_labels(self, name: str) -> dict[str, str]:
         """Return the labels of a namespace."""
@@ -160,9 +184,9 @@ class Cluster:
             return question()
         except ApiError as refused:
             status = refused.response.status_code if refused.response is not None else 0
-            raise ClusterError(
-                what, where=where, why=refused.status.message or str(status), remedy=_remedy(status)
-            ) from refused
+            kind = NotInClusterError if status == _NOT_FOUND else ClusterError
+            why = refused.status.message or str(status)
+            raise kind(what, where=where, why=why, remedy=_remedy(status)) from refused
         except httpx2.HTTPError as failed:
             raise ClusterError(
                 what,

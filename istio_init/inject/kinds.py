@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.inject.generation import Generation
+    from istio_init.inject.plain_data import PlainValue
 
 JsonMap = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -93,7 +94,7 @@ class PodCarrier:
         """The object, as problems name it."""
         return Where(kind=self.kind, name=self.object_name, namespace=self.object_namespace)
 
-    def replaced(self, document: Any, metadata: JsonMap, spec: JsonMap) -> Any:  # noqa: ANN401
+    def replaced(self, document: PlainValue, metadata: JsonMap, spec: JsonMap) -> PlainValue:
         """Return the document with another pod; what does not change is shared with the old one.
 
         Metadata that the object lacks is only added if there is something in it.
@@ -104,7 +105,7 @@ class PodCarrier:
 
 
 def pod_carriers(
-    document: Any,  # noqa: ANN401 - plain data
+    document: PlainValue,
     places: dict[tuple[str, str], tuple[Path, Path]],
 ) -> Iterator[PodCarrier]:
     """Yield the objects of a document that carry a pod, those of nested Lists too.
@@ -118,7 +119,7 @@ def pod_carriers(
 
 
 def _carriers(
-    value: Any,  # noqa: ANN401
+    value: PlainValue,
     places: dict[tuple[str, str], tuple[Path, Path]],
     path: Path,
 ) -> Iterator[PodCarrier]:
@@ -167,7 +168,7 @@ def _text(value: object) -> str:
 
 def _at(value: JsonMap, path: Path, where: Where) -> JsonMap | None:
     """Return the map at a path, None if it or a map on the way is missing or null."""
-    here: Any = value
+    here: PlainValue = value
     for depth, key in enumerate(path, 1):
         here = here.get(key)
         if here is None:
@@ -178,7 +179,19 @@ def _at(value: JsonMap, path: Path, where: Where) -> JsonMap | None:
     return here if isinstance(here, dict) else None
 
 
-def _with(value: Any, path: Path, new: Any) -> Any:  # noqa: ANN401 - plain data
+def map_at(value: object, path: Path) -> JsonMap:
+    """Return the map at a path, empty where there is none."""
+    for key in path:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and isinstance(key, int):
+            value = value[key]
+        else:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _with(value: PlainValue, path: Path, new: PlainValue) -> PlainValue:
     if not path:
         return new
     key, rest = path[0], path[1:]

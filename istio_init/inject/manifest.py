@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+import yaml
 
 from istio_init.inject.problems import InjectionError, Problem, Where, note
 from istio_init.inject.record import has_records, match_record, record_of, text_before
-from istio_init.inject.splice import Edit, NoSpliceError, apply, edits, line_end, same, text_end
+from istio_init.inject.splice import (
+    Edit,
+    NoSpliceError,
+    apply,
+    edits,
+    ends_in_block_scalar,
+    line_end,
+    same,
+    text_end,
+)
 from istio_init.inject.style import Style, block, json_style_of, json_text, style_of
 from istio_init.inject.yaml import BOM, Document, decode, iterate_documents, load_documents
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable
+
+    from istio_init.inject.kinds import Path
+    from istio_init.inject.plain_data import PlainValue, YamlNode
 
 _SOME_CHANGED: Final = "its other lines may have been laid out anew"
 
@@ -28,14 +42,24 @@ class ManifestDocument:
     document and line.
     """
 
-    value: Any
-    live: Any
+    value: PlainValue
+    live: PlainValue
     where: Where
+    node: YamlNode = None
 
-    @property
-    def restored(self) -> bool:
-        """Whether ``value`` is what a record gave back."""
-        return self.value is not self.live
+    def line_of(self, path: Path) -> int:
+        """Return the line on which a value of the document stands; of what is not there, near it.
+
+        The live text has what a record gave back in other lines, too: then it
+        is the document's line.
+        """
+        line, node = self.where.line, self.node
+        for step in path if self.value is self.live else ():
+            found = _child(node, step)
+            if found is None:
+                break
+            line, node = found
+        return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +74,10 @@ class Rewritten:
 def rewrite(
     data: str | bytes,
     source: str,
-    change: Callable[[ManifestDocument], Any],
+    change: Callable[[ManifestDocument], PlainValue],
     *,
-    trust: Callable[[Any, Any], bool] = same,
+    trust: Callable[[ManifestDocument], bool] | None = None,
+    recover: Callable[[ManifestDocument], PlainValue] | None = None,
     record: bool = False,
 ) -> Rewritten:
     """Return a file in which ``change`` gave each document another value.
@@ -60,13 +85,14 @@ def rewrite(
     ``change`` returns the new value, or the old one if nothing changes; an
     ``InjectionError`` that it raises is kept until all documents have been seen.
     A record behind a document (``record.py``) gives the text before the last
-    injection back if ``trust`` agrees that the live value and the one before
-    belong together. With ``record`` such a record is left.
+    injection back, if ``trust`` agrees; otherwise it goes. Where there is none,
+    ``recover`` returns the value from which to begin, if that is not the live
+    one. With ``record`` a record is left.
 
     Raises ``InjectionError`` with the problems of all documents.
     """
     text = decode(data, source)
-    writer = _Writer(text, source, change, trust, record=record)
+    writer = _Writer(text, source, _Calls(change, trust, recover), record=record)
     problems: list[Problem] = []
     try:
         for document in iterate_documents(text, source):
@@ -99,6 +125,15 @@ class _Base:
         return self.text[self.start : self.end]
 
 
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What ``rewrite`` was given to call."""
+
+    change: Callable[[ManifestDocument], PlainValue]
+    trust: Callable[[ManifestDocument], bool] | None
+    recover: Callable[[ManifestDocument], PlainValue] | None
+
+
 class _Writer:
     """Puts together a file from its documents, and from what stands between them."""
 
@@ -106,14 +141,16 @@ class _Writer:
         self,
         text: str,
         source: str,
-        change: Callable[[ManifestDocument], Any],
-        trust: Callable[[Any, Any], bool],
+        calls: _Calls,
         *,
         record: bool,
     ) -> None:
-        self.text, self.source, self.change, self.trust = text, source, change, trust
+        self.source, self.calls = source, calls
         self.leave_records = record
         self.newline = "\r\n" if text[: text.find("\n")].endswith("\r") else "\n"
+        # Every line is whole while the text is put together.
+        self.is_bare = not text.endswith("\n")
+        self.text = text + self.newline if self.is_bare else text
         self.has_records = has_records(text)
         self.notes: list[Problem] = []
         self.changed = 0
@@ -122,7 +159,8 @@ class _Writer:
 
     def finished(self) -> str:
         """Return the whole text."""
-        return "".join([*self._parts, self.text[self._position :]])
+        text = "".join([*self._parts, self.text[self._position :]])
+        return text.removesuffix(self.newline) if self.is_bare else text
 
     def _put(self, start: int, end: int, text: str) -> None:
         self._parts += [self.text[self._position : start], text]
@@ -135,14 +173,19 @@ class _Writer:
     def document(self, document: Document) -> None:
         """Write one document."""
         where = Where(file=self.source, document=document.number, line=document.line)
-        if document.is_json or self._is_json(document):
+        if document.is_json:
             self._json(document, where)
         elif document.node is not None:
-            self._yaml(document, where)
+            end = line_end(self.text, text_end(self.text, document.node))
+            record = match_record(self.text, end) if self.has_records else None
+            if record or not self._is_json(document):
+                self._yaml(document, where, end, record)
+            else:
+                self._json(document, where)
 
     def _is_json(self, document: Document) -> bool:
         """Whether a document among others in YAML is written in JSON."""
-        if document.node is None or not getattr(document.node, "flow_style", False):
+        if not getattr(document.node, "flow_style", False):
             return False
         try:
             json.loads(self.text[document.start : document.end])
@@ -151,7 +194,7 @@ class _Writer:
         return True
 
     def _json(self, document: Document, where: Where) -> None:
-        new = self.change(ManifestDocument(document.value, document.value, where))
+        new = self.calls.change(ManifestDocument(document.value, document.value, where))
         if same(document.value, new):
             return
         before = self.text[document.start : document.end]
@@ -160,52 +203,68 @@ class _Writer:
             self._note(where, "JSON was written anew", _SOME_CHANGED)
         self._put(document.start, document.end, json_text(new, style))
 
-    def _yaml(self, document: Document, where: Where) -> None:
-        end = line_end(self.text, text_end(self.text, document.node))
+    def _yaml(
+        self, document: Document, where: Where, end: int, record: re.Match[str] | None
+    ) -> None:
         base = _Base(document, self.text, document.start, end)
         rest = end
-        record = match_record(self.text, end) if self.has_records else None
+        live = ManifestDocument(document.value, document.value, where, document.node)
         if record:
             rest = record.end()
-            if not record[2]:
-                # The line break in front of the record came with it.
-                base = replace(base, end=end - len(self.newline))
-            base = self._restored(base, record) or base
-        new = self.change(ManifestDocument(base.document.value, document.value, where))
+            base = replace(base, end=record.start("line"))
+        base = (
+            (record and self._restored(base, record, live)) or self._recovered(base, live) or base
+        )
+        seen = live if base.document is document else replace(live, value=base.document.value)
+        new = self.calls.change(seen)
         if same(base.document.value, new):
-            if record:
+            if record or base.document is not document:
                 self._put(document.start, rest, base.content)
             return
         changes = self._edits(base, new, where)
+        if not changes and not record and base.document is document:
+            return
         text = apply(base.content, changes)
         if self.leave_records:
-            comment = record_of(base.content, changes)
-            text += comment + self.newline if text.endswith("\n") else self.newline + comment
+            text += record_of(base.content, changes) + self.newline
         self._put(document.start, rest, text)
 
-    def _restored(self, live: _Base, record: re.Match[str]) -> _Base | None:
+    def _restored(self, base: _Base, record: re.Match[str], live: ManifestDocument) -> _Base | None:
         """Return the document before the last injection, None if it cannot be had."""
-        before = text_before(live.content, record)
-        if before is None:
+        before = text_before(base.content, record)
+        restored = None if before is None else self._parsed(base, before)
+        if restored is None or self.calls.trust is None:
+            return restored
+        seen = replace(live, value=restored.document.value)
+        return restored if self.calls.trust(seen) else None
+
+    def _recovered(self, base: _Base, live: ManifestDocument) -> _Base | None:
+        """Return the document with the value of ``recover``, None if that is the live one."""
+        value = self.calls.recover(live) if self.calls.recover else live.value
+        if same(value, live.value):
             return None
+        return self._parsed(base, apply(base.content, self._edits(base, value, live.where)))
+
+    def _parsed(self, base: _Base, content: str) -> _Base | None:
+        """Return another text as a document in the place of ``base``."""
         # What precedes the document on its line, so that columns stay.
-        column = live.document.node.start_mark.column
-        text = " " * column + before
+        column = base.document.node.start_mark.column
+        text = " " * column + content
         try:
             documents = load_documents(text, self.source)
         except InjectionError:
             return None
         if len(documents) != 1 or documents[0].node is None:
             return None
-        if not self.trust(live.document.value, documents[0].value):
-            return None
         return _Base(documents[0], text, column, len(text))
 
-    def _edits(self, base: _Base, new: Any, where: Where) -> list[Edit]:  # noqa: ANN401
+    def _edits(self, base: _Base, new: PlainValue, where: Where) -> list[Edit]:
         """Return the edits of the document's content."""
         document = base.document
         style = style_of(base.text, document.node, newline=self.newline)
         try:
+            if self.is_bare and ends_in_block_scalar(document.node):
+                raise NoSpliceError("its last line is a text without a line break")  # noqa: TRY301
             changes = edits(base.text, document.node, document.value, new, style)
         except NoSpliceError as problem:
             self._note(where, "the document was written anew, without comments", str(problem))
@@ -213,7 +272,19 @@ class _Writer:
         return [Edit(edit.start - base.start, edit.end - base.start, edit.text) for edit in changes]
 
 
-def _anew(base: _Base, new: Any, style: Style) -> Edit:  # noqa: ANN401
+def _child(node: YamlNode, step: str | int) -> tuple[int, YamlNode] | None:
+    """Return the line of a value in a map or list, and its node."""
+    if node.__class__ is yaml.MappingNode:
+        for key, value in node.value:
+            if key.__class__ is yaml.ScalarNode and key.value == step:
+                return key.start_mark.line + 1, value
+    elif node.__class__ is yaml.SequenceNode and isinstance(step, int) and step < len(node.value):
+        value = node.value[step]
+        return value.start_mark.line + 1, value
+    return None
+
+
+def _anew(base: _Base, new: PlainValue, style: Style) -> Edit:
     """Return the edit that replaces a whole document."""
     text, start = base.text, base.start
     column = start - text.rfind("\n", 0, start) - 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from istio_init.inject.pod_fields import POD, STRUCTS, FieldType, Shape
+from istio_init.inject.pod_fields import POD, FieldType, Shape, fields_of
 from istio_init.inject.problems import InjectionError, Where, error, quoted
 
 _PATCH = "$patch"
@@ -33,7 +33,7 @@ def strategic_merge(old: JsonMap, patch: JsonMap, kind: FieldType = POD) -> Json
 def _merge_map(old: JsonMap, patch: JsonMap, kind: FieldType, path: str) -> JsonMap:
     if _PATCH in patch:
         if patch[_PATCH] == "replace":
-            return {key: without_directives(item) for key, item in patch.items() if key != _PATCH}
+            return {key: without_nulls(item) for key, item in patch.items() if key != _PATCH}
         if patch[_PATCH] == "delete":
             return {}
         raise _refused(f"{_PATCH} is replace or delete, not {quoted(patch[_PATCH])}", path)
@@ -49,12 +49,12 @@ def _merge_map(old: JsonMap, patch: JsonMap, kind: FieldType, path: str) -> Json
         elif key in result:
             result[key] = _merge_value(result[key], item, _field(kind, key), where)
         else:
-            result[key] = without_directives(item)
+            result[key] = without_nulls(item)
     return result
 
 
 def _field(kind: FieldType, key: str) -> tuple[FieldType, str | None]:
-    if kind.shape is Shape.STRUCT and (field := STRUCTS[kind.struct].get(key)):
+    if kind.shape is Shape.STRUCT and (field := fields_of(kind.struct).get(key)):
         return field.type, field.merge_key
     return _ANY, None
 
@@ -72,7 +72,7 @@ def _merge_value(
         if not merge_key:
             return _merge_set(old, item)
         return _merge_list(old, item, kind.element or _ANY, merge_key, path)
-    return without_directives(item)
+    return without_nulls(item)
 
 
 def _retained(old: JsonMap, patch: JsonMap, path: str) -> JsonMap:
@@ -104,7 +104,7 @@ def _merge_list(
             merged[position[name]] = _merge_map(merged[position[name]], item, element, where)
         else:
             position[name] = len(merged)
-            merged.append(without_directives(item))
+            merged.append(without_nulls(item))
     return _ordered(merged, old, patch, key)
 
 
@@ -132,7 +132,7 @@ def _special_items(
         else:
             deleted.append(item[key])
     if replace:
-        return [], [without_directives(item) for item in plain], True
+        return [], [without_nulls(item) for item in plain], True
     if deleted:
         old = [item for item in old if not (isinstance(item, dict) and item.get(key) in deleted)]
     return old, plain, False
@@ -184,16 +184,16 @@ def _merge_set(old: list[Any], patch: list[Any]) -> list[Any]:
     return [item[""] for item in ordered]
 
 
-def without_directives(value: Any) -> Any:  # noqa: ANN401 - JSON
+def without_nulls(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return a new part of the patch as a value: without nulls, directives and what they delete."""
     if isinstance(value, dict):
         return {
-            key: without_directives(item)
+            key: without_nulls(item)
             for key, item in value.items()
             if item is not None and key not in (_PATCH, _RETAIN) and not _deletes(item)
         }
     if isinstance(value, list):
-        return [without_directives(item) for item in value if not _deletes(item)]
+        return [without_nulls(item) for item in value if not _deletes(item)]
     return value
 
 

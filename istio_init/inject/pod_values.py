@@ -8,14 +8,13 @@ into an unknown field is kept.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from istio_init.inject.pod_fields import STRUCTS, FieldType, Shape
+from istio_init.inject.pod_fields import Field, FieldType, Shape, fields_of
 from istio_init.inject.problems import InjectionError, Problem, Where, error, quoted
 from istio_init.inject.quantity import canonical_quantity
+from istio_init.inject.template.printing import float_text
 
 if TYPE_CHECKING:
     from typing import Any
@@ -88,7 +87,7 @@ class _Reader:
         return self._scalar(value, shape, path)
 
     def _struct(self, value: dict[Any, Any], name: str, path: str) -> dict[str, Any]:
-        fields, reading = STRUCTS[name], self.reading
+        fields, reading = fields_of(name), self.reading
         result: dict[str, Any] = {}
         for key, item in value.items():
             field = fields.get(key)
@@ -167,20 +166,7 @@ def go_text(value: bool | float) -> str:  # noqa: FBT001 - the value itself
     """Return a scalar as Go's strconv writes it: ``true``, ``15001``, ``1.5``, ``1e+06``."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    digits = Decimal(repr(value)).normalize()
-    exponent = digits.adjusted()
-    if value == 0 or -4 <= exponent < 6:
-        return f"{digits:f}"
-    sign, places, _ = digits.as_tuple()
-    rest = "".join(map(str, places[1:]))
-    point = "." if rest else ""
-    return f"{'-' if sign else ''}{places[0]}{point}{rest}e{exponent:+03d}"
+    return str(value) if isinstance(value, int) else float_text(value)
 
 
 def go_value(value: Any, kind: FieldType) -> Any:  # noqa: ANN401 - JSON
@@ -200,12 +186,12 @@ def go_value(value: Any, kind: FieldType) -> Any:  # noqa: ANN401 - JSON
 
 
 def _go_struct(value: dict[str, Any], name: str) -> dict[str, Any]:
-    fields = STRUCTS[name]
+    fields = fields_of(name)
     result: dict[str, Any] = {}
     for field in fields.values():
         item = value.get(field.name)
         if field.always:
-            result[field.name] = _zero(field.type) if item is None else go_value(item, field.type)
+            result[field.name] = _zero(field) if item is None else go_value(item, field.type)
         elif item is None or (
             not item and not field.pointer and field.type.shape is not Shape.STRUCT
         ):
@@ -225,8 +211,10 @@ _ZEROS: dict[Shape, Any] = {
 }
 
 
-def _zero(kind: FieldType) -> Any:  # noqa: ANN401 - JSON
-    return {} if kind.shape is Shape.STRUCT else _ZEROS.get(kind.shape)
+def _zero(field: Field) -> Any:  # noqa: ANN401 - JSON
+    if field.pointer:
+        return None
+    return {} if field.type.shape is Shape.STRUCT else _ZEROS.get(field.type.shape)
 
 
 _ESCAPED = str.maketrans(

@@ -21,6 +21,7 @@ from istio_init.inject.containers import (
     with_variable,
     without_variables,
 )
+from istio_init.inject.merge import without_nulls
 from istio_init.inject.names import PROBES_VARIABLE, PROXY
 from istio_init.inject.pod_fields import HANDLER, PROBE
 from istio_init.inject.pod_values import go_json, go_value
@@ -146,7 +147,7 @@ def restore_probes(pod: JsonMap, proxy: JsonMap) -> JsonMap:
             return handler
         rest = {key: value for key, value in handler.items() if key != "httpGet"}
         found = {key: value for key, value in original.items() if key in _PROBE_ACTIONS}
-        return {**rest, **found}
+        return {**rest, **without_nulls(found)}
 
     return _change_handlers(pod, restored) if saved else pod
 

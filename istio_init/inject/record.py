@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from istio_init.inject.plain_data import PlainValue
     from istio_init.inject.splice import Edit
 
 _PREFIX: Final = "# istio-init uninject: "
-_LINE = re.compile(rf"[ \t]*{_PREFIX}(\[[^\r\n]*\])[ \t]*(\r?\n|\Z)")
+_LINE = re.compile(
+    r"(?:[ \t]*(?:#[^\r\n]*)?\r?\n)*?"
+    rf"(?P<line>{_PREFIX}(?P<data>\[[^\r\n]*\])[ \t]*(?P<newline>\r?\n|\Z))"
+)
 
 
 def record_of(before: str, changes: Sequence[Edit]) -> str:
@@ -38,7 +42,10 @@ def record_of(before: str, changes: Sequence[Edit]) -> str:
 
 
 def match_record(text: str, position: int) -> re.Match[str] | None:
-    """Return the comment that begins on the line at ``position``, if one does."""
+    """Return the first such comment behind ``position``; only comments may precede it.
+
+    Its groups are ``line``, ``data`` and ``newline``.
+    """
     return _LINE.match(text, position)
 
 
@@ -53,8 +60,10 @@ def text_before(after: str, record: re.Match[str]) -> str | None:
     None if the record is damaged, or the text was changed since.
     """
     try:
-        data = json.loads(record[1])
+        data = json.loads(record["data"])
     except (ValueError, RecursionError):
+        return None
+    if not data:
         return None
     parts: list[str] = []
     position = 0
@@ -70,5 +79,5 @@ def text_before(after: str, record: re.Match[str]) -> str | None:
     return before if data[0] == _checksum(before) else None
 
 
-def _checksum(text: str) -> Any:  # noqa: ANN401 - what it is compared with may be anything
+def _checksum(text: str) -> PlainValue:
     return f"{zlib.crc32(text.encode()):08x}"

@@ -96,7 +96,10 @@ def _recovered(pod: JsonMap, *, keep_proxy: bool) -> JsonMap:
     bare_pod = pod
     for field in LISTS:
         names = frozenset(_names(status, field)) - kept
-        bare_pod = _without_names(bare_pod, field, names, overrides)
+        if status.version:
+            bare_pod = _without_last(bare_pod, field, names)
+        else:
+            bare_pod = _without_names(bare_pod, field, names, overrides)
     pod = without_template_metadata(bare_pod, status, proxy or {})
     pod = without_annotations(pod, (STATUS, OVERRIDES))
     if keep_proxy and proxy is not None:
@@ -136,6 +139,8 @@ def _without_names(
     kept: list[JsonMap] = []
     for item in items:
         name = item.get("name")
+        if name == PROXY and name in own:
+            continue
         if name in own:
             kept.append(_as_written(own.pop(name)))
         elif name not in names:
@@ -146,6 +151,17 @@ def _without_names(
     ):
         return pod
     return with_spec(pod, **{field: kept or None})
+
+
+def _without_last(pod: JsonMap, field: str, names: frozenset[str]) -> JsonMap:
+    """Return the pod without the last item of each name, and others that equal it.
+
+    Release 1.0 appends, also where the user has one of the same name.
+    """
+    items = containers(pod, field)
+    last = {item.get("name"): item for item in items if item.get("name") in names}
+    kept = [item for item in items if item != last.get(item.get("name"))]
+    return pod if len(kept) == len(items) else with_spec(pod, **{field: kept or None})
 
 
 def _as_written(container: JsonMap) -> JsonMap:

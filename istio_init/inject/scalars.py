@@ -11,6 +11,7 @@ import json
 import math
 import re
 import struct
+from functools import lru_cache
 
 Scalar = str | int | float | bool | None
 
@@ -31,6 +32,7 @@ _WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
 }
 _NUMBER_START = frozenset("+-.0123456789")
+_SPECIAL_START = _NUMBER_START | {word[:1] for word in _WORDS}
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
 _DOT_FLOAT = re.compile(r"\.[0-9]+(_[0-9]+)*([eE][-+]?[0-9]+(_[0-9]+)*)?", re.ASCII)
 _BINARY_WITH_INNER_SIGN = re.compile(r"0b[-+][01]+", re.ASCII)
@@ -40,12 +42,13 @@ _INTEGER = re.compile(
 # Go refuses to read a longer number as an integer too, and Python takes
 # quadratic time for it.
 _LONGEST_NUMBER = 400
+_LONGEST_CACHED = 200
 
 # What only other readers of YAML 1.1 take for something else than a string:
 # numbers to the base of 60, dates, and the keys for merging and for defaults.
 _OTHERS = re.compile(
     r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
-    r"|[-+]?[0-9][0-9_]*\.[0-9_.]*([eE][-+]?[0-9]+)?"
+    r"|[-+]?[0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?"
     r"|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?"
     r"|[-+]?0[xXoObB]?[0-9a-fA-F_]+"
     r"|[-+]?[0-9][0-9_]*"
@@ -70,11 +73,14 @@ def resolve(text: str) -> Scalar:
     A whole number that no 64 bits hold is a float. Infinity, which JSON does
     not have, is returned too. Source: go-yaml 2, ``resolve.go``.
     """
+    first = text[:1]
+    if first not in _SPECIAL_START:
+        return text
     if text in _WORDS:
         return _WORDS[text]
-    if text[0] not in _NUMBER_START or len(text) > _LONGEST_NUMBER:
+    if first not in _NUMBER_START or len(text) > _LONGEST_NUMBER:
         return text
-    if text[0] == ".":
+    if first == ".":
         return _finite(text, text) if _DOT_FLOAT.fullmatch(text) else text
     plain = text.replace("_", "")
     if match := _INTEGER.fullmatch(plain):
@@ -160,6 +166,11 @@ def is_plain(text: str) -> bool:
 
     Every reader of YAML 1.1 and 1.2 then takes it for the same string.
     """
+    # What is added to one workload is much the same in the next.
+    return _is_plain(text) if len(text) > _LONGEST_CACHED else _cached_is_plain(text)
+
+
+def _is_plain(text: str) -> bool:
     return (
         bool(_PLAIN.fullmatch(text))
         and not _UNPRINTABLE.search(text)
@@ -167,6 +178,9 @@ def is_plain(text: str) -> bool:
         and isinstance(resolve(text), str)
         and not _OTHERS.fullmatch(text)
     )
+
+
+_cached_is_plain = lru_cache(maxsize=2048)(_is_plain)
 
 
 def quoted(text: str) -> str:
@@ -197,9 +211,16 @@ def written(value: Scalar) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return value if is_plain(value) else quoted(value)
+            return value if is_plain(value) else in_quotes(value)
         case _:
             return _number(value)
+
+
+def in_quotes(text: str) -> str:
+    """Return a string in the quotes that need fewer escapes."""
+    if '"' in text and "'" not in text and is_single_line(text):
+        return f"'{text}'"
+    return quoted(text)
 
 
 def _number(value: float) -> str:

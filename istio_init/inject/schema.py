@@ -7,7 +7,7 @@ as it is read: a number where a string must be is an error that says where it st
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import TypeAlias
 
@@ -298,6 +298,19 @@ def kubernetes_type(name: str) -> StructType:
         members |= _METADATA
         methods = {f"Get{go_name}": _getter(go_name) for go_name in members}
     return StructType(name, members, methods)
+
+
+def kubernetes_fields(name: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield the fields of a type as JSON has them: key, Go type, and whether zero is left out.
+
+    Raises KeyError if the tables lack the type.
+    """
+    for text in _entries(KUBERNETES)[name].split():
+        go_name, _, rest = text.partition(":")
+        key, _, kind = rest.partition(":")
+        if key != "-":
+            json_name = key.rstrip("?") or go_name[0].lower() + go_name[1:]
+            yield json_name, kind or "string", key.endswith("?")
 
 
 def _embedded(kind: str) -> Member:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
@@ -19,6 +19,8 @@ from istio_init.inject.yaml import is_merge, scalar_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from istio_init.inject.plain_data import PlainValue, YamlNode
 
 # What names an item of a list, the first that an item has.
 _ITEM_KEYS: Final = (
@@ -72,15 +74,17 @@ class _Item:
     end: int
 
 
-def edits(text: str, node: Any, old: Any, new: Any, style: Style) -> list[Edit]:  # noqa: ANN401
+def edits(text: str, node: YamlNode, old: PlainValue, new: PlainValue, style: Style) -> list[Edit]:
     """Return the edits of ``text`` after which its document is ``new``, in order.
 
-    ``node`` is the root node of the document, ``old`` its value. Raises
-    ``NoSpliceError`` if text that has to change means something elsewhere, too.
+    A null that ``new`` lacks stays. ``text`` ends in a line break. ``node`` is
+    the root node of the document, ``old`` its value. Raises ``NoSpliceError`` if
+    text that has to change means something elsewhere, too.
     """
     splicer = _Splicer(text, style, _shared(node) if "*" in text else frozenset())
     splicer.change(node, old, new, _Place(node.start_mark.column - style.indent, -1))
-    return sorted(splicer.edits, key=lambda edit: edit.start)
+    # What is added in front of something that goes comes first.
+    return sorted(splicer.edits, key=lambda edit: (edit.start, edit.end))
 
 
 def apply(text: str, changes: Sequence[Edit]) -> str:
@@ -93,7 +97,7 @@ def apply(text: str, changes: Sequence[Edit]) -> str:
     return "".join([*parts, text[position:]])
 
 
-def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - plain data
+def same(one: PlainValue, other: PlainValue) -> bool:
     """Whether two values are equal; unlike in Python, ``True`` is not 1."""
     if one is other:
         return True
@@ -112,9 +116,16 @@ def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - plain data
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def text_end(text: str, node: Any) -> int:  # noqa: ANN401 - PyYAML's node
+def text_end(text: str, node: YamlNode) -> int:
     """Return the offset behind the last character that belongs to a document's root node."""
     return _Splicer(text, Style(), frozenset()).end(node, -1)
+
+
+def ends_in_block_scalar(node: YamlNode) -> bool:
+    """Whether the last value of a root node is a literal or folded block."""
+    while node.__class__ is not yaml.ScalarNode and node.value and not node.flow_style:
+        node = node.value[-1] if node.__class__ is yaml.SequenceNode else node.value[-1][1]
+    return node.__class__ is yaml.ScalarNode and node.style in ("|", ">")
 
 
 def line_end(text: str, offset: int) -> int:
@@ -125,7 +136,7 @@ def line_end(text: str, offset: int) -> int:
     return len(text) if newline < 0 else newline + 1
 
 
-def _shared(node: Any) -> frozenset[int]:  # noqa: ANN401
+def _shared(node: YamlNode) -> frozenset[int]:
     """Return the ids of the nodes that aliases use."""
     seen: set[int] = set()
     shared: set[int] = set()
@@ -148,7 +159,7 @@ class _Splicer:
         self.text, self.style, self.shared = text, style, shared
         self.edits: list[Edit] = []
 
-    def change(self, node: Any, old: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
+    def change(self, node: YamlNode, old: PlainValue, new: PlainValue, place: _Place) -> None:
         """Add the edits that make ``new`` of a node whose value is ``old``."""
         if same(old, new):
             return
@@ -165,9 +176,25 @@ class _Splicer:
         else:
             self._replace(node, new, place)
 
+    def _goes(self, *nodes: YamlNode) -> None:
+        """Check that the text of nodes may go: that no alias elsewhere needs it."""
+        if not self.shared:
+            return
+        start, stack = nodes[0].start_mark.index, list(nodes)
+        while stack:
+            node = stack.pop()
+            if node.start_mark.index < start:
+                continue
+            if id(node) in self.shared:
+                raise NoSpliceError("an alias elsewhere uses what goes")
+            if node.__class__ is yaml.SequenceNode:
+                stack += node.value
+            elif node.__class__ is yaml.MappingNode:
+                stack += [one for pair in node.value for one in pair]
+
     # Places in the text.
 
-    def end(self, node: Any, after: int) -> int:  # noqa: ANN401
+    def end(self, node: YamlNode, after: int) -> int:
         """Return the offset behind the last character of a node; ``after`` as in ``_Place``."""
         if _is_alias(node, after):
             return self._alias(after).end(1)
@@ -194,14 +221,14 @@ class _Splicer:
             raise NoSpliceError("an alias stands where it cannot be told apart")
         return match
 
-    def _behind_colon(self, key: Any) -> int:  # noqa: ANN401
+    def _behind_colon(self, key: YamlNode) -> int:
         end = int(key.end_mark.index)
         colon = self.text.find(":", end)
         # Nothing but blanks stands between a key and its colon, if it has one.
         between = self.text[end:colon] if colon >= 0 else "?"
         return colon + 1 if not between.strip() else end
 
-    def _items(self, node: Any) -> list[_Item]:  # noqa: ANN401
+    def _items(self, node: YamlNode) -> list[_Item]:
         """Return the items of a list in the text."""
         start = int(node.start_mark.index)
         properties = _PROPERTIES.match(self.text, start)
@@ -222,12 +249,18 @@ class _Splicer:
                     position = comma.end() + 1
         return items
 
-    def _entries(self, node: Any) -> list[_Item]:  # noqa: ANN401
+    def _entries(self, node: YamlNode) -> list[_Item]:
         """Return the entries of a map in the text."""
         return [
-            _Item(key.start_mark.index, self.end(value, self._behind_colon(key)))
+            _Item(self._key_start(key), self.end(value, self._behind_colon(key)))
             for key, value in node.value
         ]
+
+    def _key_start(self, key: YamlNode) -> int:
+        """Return the offset of a key, or of the question mark in front of it."""
+        start = int(key.start_mark.index)
+        before = self.text[self._line_start(start) : start].rstrip(" ")
+        return self._line_start(start) + len(before) - 1 if before.endswith("?") else start
 
     def _line_start(self, offset: int) -> int:
         return self.text.rfind("\n", 0, offset) + 1
@@ -238,24 +271,17 @@ class _Splicer:
     # Edits.
 
     def _insert_lines(self, offset: int, lines: str) -> None:
-        newline = self.style.newline
-        if offset and self.text[offset - 1] != "\n":
-            lines = newline + lines.removesuffix(newline)
         self.edits.append(Edit(offset, offset, lines))
 
     def _delete_lines(self, item: _Item) -> None:
         start, end = self._line_start(item.start), line_end(self.text, item.end)
-        if end == len(self.text) and not self.text.endswith("\n") and start:
-            start -= 1
-            if self.text[start - 1 : start] == "\r":
-                start -= 1
         self.edits.append(Edit(start, end, ""))
 
-    def _change_map(self, node: Any, old: Any, new: Any) -> None:  # noqa: ANN401
+    def _change_map(self, node: YamlNode, old: PlainValue, new: PlainValue) -> None:
         keys = [None if is_merge(key) else scalar_key(key) for key, _ in node.value]
         merged = None in keys
         entries = self._entries(node)
-        column = node.value[0][0].start_mark.column if node.value else 0
+        column = entries[0].start - self._line_start(entries[0].start) if entries else 0
         gone: list[int] = []
         written: set[str] = set()
         for index, key in enumerate(keys):
@@ -263,6 +289,10 @@ class _Splicer:
                 continue
             key_node, value_node = node.value[index]
             if key not in new:
+                if old[key] is None:
+                    # To Kubernetes null is nothing.
+                    continue
+                self._goes(key_node, value_node)
                 gone.append(index)
                 continue
             written.add(key)
@@ -272,7 +302,7 @@ class _Splicer:
                 raise NoSpliceError("a merge key follows the key that changes")
             place = _Place(column, self._behind_colon(key_node), bool(node.flow_style))
             self.change(value_node, old[key], new[key], place)
-        if merged and any(key not in new for key in old):
+        if merged and any(key not in new and old[key] is not None for key in old):
             raise NoSpliceError("a merge key has what goes")
         added = {
             key: value
@@ -287,7 +317,7 @@ class _Splicer:
             self._change_block_map(entries, gone, added, column)
 
     def _change_block_map(
-        self, entries: list[_Item], gone: list[int], added: dict[str, Any], column: int
+        self, entries: list[_Item], gone: list[int], added: dict[str, PlainValue], column: int
     ) -> None:
         rest = list(added.items())
         for index in gone:
@@ -297,8 +327,6 @@ class _Splicer:
                 key, value = rest.pop(0)
                 lines = block({key: value}, self.style, column)
                 start, end = self._line_start(entry.start), line_end(self.text, entry.end)
-                if self.text[end - 1 : end] != "\n":
-                    lines = lines.removesuffix(self.style.newline)
                 self.edits.append(Edit(start, end, lines))
             elif self._begins_line(entry.start):
                 self._delete_lines(entry)
@@ -311,10 +339,10 @@ class _Splicer:
                 line_end(self.text, entries[-1].end), block(dict(rest), self.style, column)
             )
 
-    def _change_list(self, node: Any, old: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
+    def _change_list(self, node: YamlNode, old: PlainValue, new: PlainValue, place: _Place) -> None:
         items = self._items(node)
         gone: list[int] = []
-        added: dict[int, list[Any]] = {}
+        added: dict[int, list[PlainValue]] = {}
         before = -1, -1
         in_flow = bool(node.flow_style)
         for here in [*_alignment(old, new), (len(old), len(new))]:
@@ -329,7 +357,10 @@ class _Splicer:
                 column = dash - self._line_start(dash)
                 item_place = _Place(column, after, in_flow, in_list=True)
                 self.change(node.value[left], old[left], new[right], item_place)
-            gone += olds[len(news) :]
+            for left in olds[len(news) :]:
+                if not _is_alias(node.value[left], items[left].start):
+                    self._goes(node.value[left])
+                gone.append(left)
             if len(news) > len(olds):
                 added[here[0]] = [new[right] for right in news[len(olds) :]]
             before = here
@@ -340,7 +371,7 @@ class _Splicer:
             self._change_block_list(items, gone, added, place)
 
     def _change_block_list(
-        self, items: list[_Item], gone: list[int], added: dict[int, list[Any]], place: _Place
+        self, items: list[_Item], gone: list[int], added: dict[int, list[PlainValue]], place: _Place
     ) -> None:
         for index in gone:
             if not self._begins_line(items[index].start):
@@ -360,7 +391,7 @@ class _Splicer:
 
     def _change_flow(
         self,
-        node: Any,  # noqa: ANN401 - PyYAML's node
+        node: YamlNode,
         entries: list[_Item],
         gone: list[int],
         added: dict[int, list[str]],
@@ -390,15 +421,16 @@ class _Splicer:
                 offset = entries[0].start if entries else node.end_mark.index - 1
                 self.edits.append(Edit(offset, offset, joined))
 
-    def _write_out(self, node: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
+    def _write_out(self, node: YamlNode, new: PlainValue, place: _Place) -> None:
         """Replace an alias by a value of its own."""
         del node
         match = self._alias(place.after)
         self._put(match.start(1), match.end(1), new, place, flow_text=_scalar_text(new))
 
-    def _replace(self, node: Any, new: Any, place: _Place) -> None:  # noqa: ANN401
+    def _replace(self, node: YamlNode, new: PlainValue, place: _Place) -> None:
         if place.after < 0:
             raise NoSpliceError("the whole document changes")
+        self._goes(node)
         start, end = int(node.start_mark.index), self.end(node, place.after)
         if node.__class__ is yaml.ScalarNode:
             if properties := _PROPERTIES.match(self.text, start, end):
@@ -413,7 +445,7 @@ class _Splicer:
         else:
             raise NoSpliceError("a map takes the place of a list")
 
-    def _put(self, start: int, end: int, new: Any, place: _Place, *, flow_text: str) -> None:  # noqa: ANN401
+    def _put(self, start: int, end: int, new: PlainValue, place: _Place, *, flow_text: str) -> None:
         """Replace the text of a scalar, an alias or a flow collection."""
         if is_inline(new) or place.in_flow or place.in_list:
             blank = "" if start > place.after and self.text[start - 1].isspace() else " "
@@ -428,16 +460,16 @@ class _Splicer:
         self._insert_lines(line_end(self.text, end), lines)
 
 
-def _is_alias(node: Any, after: int) -> bool:  # noqa: ANN401
+def _is_alias(node: YamlNode, after: int) -> bool:
     """Whether a node that should begin behind ``after`` begins before it: an alias uses it."""
     return bool(node.start_mark.index < after)
 
 
-def _entry(key: str, value: Any) -> str:  # noqa: ANN401
+def _entry(key: str, value: PlainValue) -> str:
     return flow({key: value})[1:-1]
 
 
-def _scalar_text(value: Any, style: str | None = None) -> str:  # noqa: ANN401
+def _scalar_text(value: PlainValue, style: str | None = None) -> str:
     """Return a value on one line; a string in the quotes that the old one had."""
     if isinstance(value, str):
         if style == '"':
@@ -447,7 +479,7 @@ def _scalar_text(value: Any, style: str | None = None) -> str:  # noqa: ANN401
     return flow(value)
 
 
-def _identity(item: Any) -> object:  # noqa: ANN401
+def _identity(item: PlainValue) -> object:
     """Return what two items of a list have in common if they are the same item."""
     if isinstance(item, dict):
         for key in _ITEM_KEYS:
@@ -456,7 +488,7 @@ def _identity(item: Any) -> object:  # noqa: ANN401
     return repr(item)
 
 
-def _alignment(old: list[Any], new: list[Any]) -> list[tuple[int, int]]:
+def _alignment(old: list[PlainValue], new: list[PlainValue]) -> list[tuple[int, int]]:
     """Return the pairs of indices of items that stay, in order: as many as can."""
     left, right = [_identity(one) for one in old], [_identity(one) for one in new]
     pairs: list[tuple[int, int]] = []

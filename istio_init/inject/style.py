@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from istio_init.inject import scalars
 
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Final
+
+    from istio_init.inject.plain_data import PlainValue, YamlNode
 
 # libyaml gives up a key that is longer than 1024 characters.
 _LONGEST_KEY: Final = 1000
@@ -31,19 +33,19 @@ class Style:
     sort_keys: bool = False
 
 
-def block(value: Any, style: Style, column: int = 0) -> str:  # noqa: ANN401 - plain data
+def block(value: PlainValue, style: Style, column: int = 0) -> str:
     """Return plain data in block style, whole lines that begin in ``column``."""
     lines: list[str] = []
     _write(value, style, column, lines)
     return style.newline.join(lines) + style.newline
 
 
-def is_inline(value: Any) -> bool:  # noqa: ANN401 - plain data
+def is_inline(value: PlainValue) -> bool:
     """Whether a value stands behind its key, on the same line."""
     return not (value and isinstance(value, dict | list))
 
 
-def inline(value: Any, style: Style, column: int) -> list[str]:  # noqa: ANN401 - plain data
+def inline(value: PlainValue, style: Style, column: int) -> list[str]:
     """Return a scalar or an empty map or list: its first line, and those of a literal block.
 
     ``column`` is where the parent stands.
@@ -63,48 +65,51 @@ def inline(value: Any, style: Style, column: int) -> list[str]:  # noqa: ANN401 
     return [scalars.written(value)]
 
 
-def _write(value: Any, style: Style, column: int, lines: list[str]) -> None:  # noqa: ANN401
-    pad = " " * column
+def _write(value: PlainValue, style: Style, column: int, lines: list[str]) -> None:
     if is_inline(value):
         first, *rest = inline(value, style, column - style.indent)
-        lines += [pad + first, *rest]
+        lines += [" " * column + first, *rest]
     elif isinstance(value, dict):
-        for key in sorted(value) if style.sort_keys else value:
-            _write_entry(key, value[key], style, column, lines)
+        _write_map(value, style, column, lines)
     else:
-        for item in value:
-            _write_item(item, style, column, lines)
+        _write_list(value, style, column, lines)
 
 
-def _write_entry(key: str, value: Any, style: Style, column: int, lines: list[str]) -> None:  # noqa: ANN401
+def _write_map(value: dict[str, PlainValue], style: Style, column: int, lines: list[str]) -> None:
     pad = " " * column
-    name = scalars.written(key)
-    if len(name) > _LONGEST_KEY:
-        lines.append(f"{pad}? {name}")
-        name = ""
-    if is_inline(value):
-        first, *rest = inline(value, style, column)
-        lines += [f"{pad}{name}: {first}", *rest]
-        return
-    lines.append(f"{pad}{name}:")
-    step = style.sequence_indent if isinstance(value, list) else style.indent
-    _write(value, style, column + step, lines)
+    for key in sorted(value) if style.sort_keys else value:
+        name, one = scalars.written(key), value[key]
+        if len(name) > _LONGEST_KEY:
+            lines.append(f"{pad}? {name}")
+            name = ""
+        if is_inline(one):
+            first, *rest = inline(one, style, column)
+            lines.append(f"{pad}{name}: {first}")
+            lines += rest
+            continue
+        lines.append(f"{pad}{name}:")
+        if isinstance(one, dict):
+            _write_map(one, style, column + style.indent, lines)
+        else:
+            _write_list(one, style, column + style.sequence_indent, lines)
 
 
-def _write_item(item: Any, style: Style, column: int, lines: list[str]) -> None:  # noqa: ANN401
-    """Write ``- `` and the item, whose first line stands behind the dash."""
+def _write_list(value: list[PlainValue], style: Style, column: int, lines: list[str]) -> None:
+    """Write the items, each with its first line behind a dash."""
     pad = " " * column
-    if is_inline(item):
-        # A literal block's indentation counts from the dash.
-        first, *rest = inline(item, style, column)
-        lines += [f"{pad}- {first}", *rest]
-        return
-    start = len(lines)
-    _write(item, style, column + 2, lines)
-    lines[start] = f"{pad}- {lines[start][column + 2 :]}"
+    for item in value:
+        if is_inline(item):
+            # A literal block's indentation counts from the dash.
+            first, *rest = inline(item, style, column)
+            lines.append(f"{pad}- {first}")
+            lines += rest
+            continue
+        start = len(lines)
+        _write(item, style, column + 2, lines)
+        lines[start] = f"{pad}- {lines[start][column + 2 :]}"
 
 
-def flow(value: Any) -> str:  # noqa: ANN401 - plain data
+def flow(value: PlainValue) -> str:
     """Return plain data on one line, in flow style."""
     if isinstance(value, dict):
         entries = (f"{_flow_scalar(key)}: {flow(one)}" for key, one in value.items())
@@ -114,16 +119,16 @@ def flow(value: Any) -> str:  # noqa: ANN401 - plain data
     return _flow_scalar(value)
 
 
-def _flow_scalar(value: Any) -> str:  # noqa: ANN401 - a scalar
+def _flow_scalar(value: PlainValue) -> str:
     if isinstance(value, str) and (_FLOW_INDICATORS & set(value) or value[:1] in "-?:"):
-        return scalars.quoted(value)
+        return scalars.in_quotes(value)
     return scalars.written(value)
 
 
 _FLOW_INDICATORS = frozenset(",[]{}:\"'")
 
 
-def style_of(text: str, node: Any, *, newline: str = "\n") -> Style:  # noqa: ANN401 - PyYAML's node
+def style_of(text: str, node: YamlNode, *, newline: str = "\n") -> Style:
     """Return the style of a document of ``text`` whose root node is ``node``.
 
     What it does not show is taken from what most manifests do: two columns a
@@ -183,7 +188,7 @@ def json_style_of(text: str) -> JsonStyle:
     )
 
 
-def json_text(value: Any, style: JsonStyle) -> str:  # noqa: ANN401 - plain data
+def json_text(value: PlainValue, style: JsonStyle) -> str:
     """Return plain data as JSON in a style."""
     text = json.dumps(
         value, indent=style.indent, separators=style.separators, ensure_ascii=style.is_ascii

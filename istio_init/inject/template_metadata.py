@@ -21,6 +21,10 @@ _CANONICAL_REVISION = "service.istio.io/canonical-revision"
 _TLS_MODE = "security.istio.io/tlsMode"
 _TUNNEL = "networking.istio.io/tunnel"
 _TRAFFIC = "traffic.sidecar.istio.io/"
+_EXCLUDED_PORTS = f"{_TRAFFIC}excludeInboundPorts"
+_NETWORKS = "k8s.v1.cni.cncf.io/networks"
+_CNI = "default/istio-cni"
+_CNI_JSON = '{"name": "istio-cni", "namespace": "default"}'
 _STATUS_PORT = "15020"
 _LONGEST_NAME = 63
 
@@ -41,7 +45,7 @@ def without_template_metadata(pod: JsonMap, status: InjectionStatus, proxy: Json
         kept = {key: value for key, value in old.items() if set_by_templates.get(key) != value}
         if len(kept) != len(old):
             pod = with_metadata_map(pod, field, kept)
-    return pod
+    return _without_cni_additions(pod) if VALIDATION in status.of("initContainers") else pod
 
 
 def _labels(pod: JsonMap, proxy: JsonMap) -> dict[str, str]:
@@ -64,16 +68,32 @@ def _labels(pod: JsonMap, proxy: JsonMap) -> dict[str, str]:
 
 def _annotations(pod: JsonMap, status: InjectionStatus) -> dict[str, str]:
     first = next((one.get("name", "") for one in containers(pod) if one.get("name") != PROXY), "")
-    annotations = metadata_map(pod, "annotations")
     found = {**dict.fromkeys(_DEFAULT_CONTAINER, first)}
     if status.revision:
         found[REVISION] = status.revision
     if VALIDATION in status.of("initContainers"):
-        port = annotations.get(STATUS_PORT, _STATUS_PORT)
         found |= {
             INTERCEPTION_MODE: "REDIRECT",
             f"{_TRAFFIC}includeOutboundIPRanges": "*",
             f"{_TRAFFIC}includeInboundPorts": "*",
-            f"{_TRAFFIC}excludeInboundPorts": port,
         }
     return found
+
+
+def _without_cni_additions(pod: JsonMap) -> JsonMap:
+    """Return the pod without what templates append to a user's own lists for Istio's CNI."""
+    old = metadata_map(pod, "annotations")
+    port = old.get(STATUS_PORT, _STATUS_PORT)
+    kept = dict(old)
+    for key, endings in (
+        (_EXCLUDED_PORTS, {port: "", f",{port}": ""}),
+        (_NETWORKS, {_CNI: "", f", {_CNI}": "", f", {_CNI_JSON}]": "]", f"[{_CNI_JSON}]": "[]"}),
+    ):
+        text = old.get(key, "")
+        for ending, left in endings.items():
+            if text == ending or (ending[0] == "," and text.endswith(ending)):
+                kept[key] = text.removesuffix(ending) + left
+    for key in (_EXCLUDED_PORTS, _NETWORKS):
+        if old.get(key) and not kept[key]:
+            del kept[key]
+    return with_metadata_map(pod, "annotations", kept) if kept != old else pod

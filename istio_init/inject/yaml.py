@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import yaml
 from yaml._yaml import CParser  # the name that CSafeLoader is made of
@@ -22,11 +22,14 @@ from istio_init.inject.problems import InjectionError, Where, error, quoted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from istio_init.inject.plain_data import PlainValue, YamlNode
+
 # Kubernetes takes no object of more than 1.5 MB, so these are thousands of objects.
 MAX_BYTES: Final = 32 * 1024 * 1024
 MAX_DEPTH: Final = 100
 MAX_NODES: Final = 250_000
 MAX_NODES_OF_FILE: Final = 1_000_000
+MAX_DOCUMENTS: Final = 20_000
 
 BOM: Final = "\ufeff"
 
@@ -38,6 +41,8 @@ _OTHER_ENCODINGS = (
 )
 _STANDARD = "tag:yaml.org,2002:"
 _TOO_MANY_NODES = f"has more than {MAX_NODES:,} values"
+_TOO_MANY_NODES_IN_FILE = f"the file has more than {MAX_NODES_OF_FILE:,} values"
+_TOO_MANY_DOCUMENTS = f"the file has more than {MAX_DOCUMENTS:,} documents"
 _SPLIT = "split the file"
 
 
@@ -53,8 +58,8 @@ class Document:
 
     source: str
     number: int
-    value: Any
-    node: Any
+    value: PlainValue
+    node: YamlNode
     start: int
     end: int
     line: int
@@ -84,7 +89,7 @@ def iterate_documents(text: str, source: str = "") -> Iterator[Document]:
     yield from _yaml_documents(text, source)
 
 
-def load(data: str | bytes, source: str = "") -> Any:  # noqa: ANN401 - plain data
+def load(data: str | bytes, source: str = "") -> PlainValue:
     """Return the value of a file that holds at most one document; None for an empty file.
 
     Raises ``InjectionError`` as ``load_documents`` does, and for a second
@@ -127,7 +132,7 @@ def _not_utf8(source: str, why: str, line: int) -> NoReturn:
 class _RefusedError(Exception):
     """A node that may not be there: why, and PyYAML's mark of its place."""
 
-    def __init__(self, why: str, mark: Any = None, remedy: str = "") -> None:  # noqa: ANN401
+    def __init__(self, why: str, mark: YamlNode = None, remedy: str = "") -> None:
         super().__init__(why)
         self.mark, self.remedy = mark, remedy
 
@@ -140,14 +145,14 @@ class _Parser(CParser):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.depth = self.nodes = self.total = 0
+        self.depth = self.nodes = self.total = self.documents = 0
 
-    def resolve(self, kind: object, value: object, implicit: Any) -> str | None:  # noqa: ANN401
+    def resolve(self, kind: object, value: object, implicit: PlainValue) -> str | None:
         """Return the tag of a node that names none."""
         del value
         return "!" if kind is yaml.ScalarNode and not implicit[0] else None
 
-    def descend_resolver(self, parent: Any, index: object) -> None:  # noqa: ANN401
+    def descend_resolver(self, parent: YamlNode, index: object) -> None:
         """Count a node before it is read."""
         del index
         self.depth += 1
@@ -157,17 +162,23 @@ class _Parser(CParser):
                 f"more than {MAX_DEPTH} levels deep", parent.start_mark if parent else None
             )
         if self.nodes > MAX_NODES or self.nodes + self.total > MAX_NODES_OF_FILE:
-            raise _RefusedError(_TOO_MANY_NODES, parent.start_mark if parent else None, _SPLIT)
+            why = _TOO_MANY_NODES if self.nodes > MAX_NODES else _TOO_MANY_NODES_IN_FILE
+            raise _RefusedError(why, parent.start_mark if parent else None, _SPLIT)
 
     def ascend_resolver(self) -> None:
         """Count a node that has been read."""
         self.depth -= 1
 
-    def next_node(self) -> Any:  # noqa: ANN401 - PyYAML's node
+    def next_node(self) -> YamlNode:
         """Return the root node of the next document, None after the last."""
         self.total += self.nodes
         self.nodes = 0
-        return self.get_node() if self.check_node() else None
+        if not self.check_node():
+            return None
+        self.documents += 1
+        if self.documents > MAX_DOCUMENTS:
+            raise _RefusedError(_TOO_MANY_DOCUMENTS, remedy=_SPLIT)
+        return self.get_node()
 
 
 def _yaml_documents(text: str, source: str) -> Iterator[Document]:
@@ -225,7 +236,7 @@ class _Constructor:
         self._made = 0
         self._open: set[int] = set()
 
-    def value(self, node: Any) -> Any:  # noqa: ANN401 - plain data
+    def value(self, node: YamlNode) -> PlainValue:
         """Return the value of a node."""
         self._made += 1
         if self._made > MAX_NODES:
@@ -240,7 +251,7 @@ class _Constructor:
         self._open.add(id(node))
         if len(self._open) > MAX_DEPTH:
             raise _RefusedError(f"more than {MAX_DEPTH} levels deep", node.start_mark)
-        value: Any
+        value: PlainValue
         if kind is yaml.SequenceNode:
             value = [self.value(item) for item in node.value]
         else:
@@ -248,21 +259,24 @@ class _Constructor:
         self._open.discard(id(node))
         return value
 
-    def _map(self, node: Any) -> dict[str, Any]:  # noqa: ANN401
-        value: dict[str, Any] = {}
-        explicit: set[str] = set()
+    def _map(self, node: YamlNode) -> dict[str, PlainValue]:
+        value: dict[str, PlainValue] = {}
+        merged: set[str] = set()
         for key_node, value_node in node.value:
-            if is_merge(key_node):
-                value |= self._merged(value_node)
+            if key_node.value == "<<" and is_merge(key_node):
+                from_others = self._merged(value_node)
+                merged |= from_others.keys() - value.keys()
+                value |= from_others
                 continue
             key = self._key(key_node)
-            if key in explicit:
-                raise _RefusedError(f"duplicate key {quoted(key)}", key_node.start_mark)
-            explicit.add(key)
+            if key in value:
+                if key not in merged:
+                    raise _RefusedError(f"duplicate key {quoted(key)}", key_node.start_mark)
+                merged.discard(key)
             value[key] = self.value(value_node)
         return value
 
-    def _key(self, node: Any) -> str:  # noqa: ANN401
+    def _key(self, node: YamlNode) -> str:
         if node.__class__ is not yaml.ScalarNode:
             raise _RefusedError("a map or list is the key of a map", node.start_mark)
         key = scalar_key(node)
@@ -270,11 +284,11 @@ class _Constructor:
             raise _RefusedError("null is the key of a map", node.start_mark, 'write "null" or "~"')
         return key
 
-    def _merged(self, node: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _merged(self, node: YamlNode) -> dict[str, PlainValue]:
         """Return what the value of a merge key adds; of several maps the first wins."""
         several = node.__class__ is yaml.SequenceNode
         maps = node.value if several else [node]
-        merged: dict[str, Any] = {}
+        merged: dict[str, PlainValue] = {}
         for one in reversed(maps):
             if one.__class__ is not yaml.MappingNode:
                 raise _RefusedError("<< takes a map or a list of maps", one.start_mark)
@@ -282,12 +296,12 @@ class _Constructor:
         return merged
 
 
-def scalar_key(node: Any) -> str | None:  # noqa: ANN401
+def scalar_key(node: YamlNode) -> str | None:
     """Return the key that a scalar's node is in JSON; None for null."""
     return node.value if node.tag == "!" else scalars.key_text(_raw_scalar(node))
 
 
-def is_merge(node: Any) -> bool:  # noqa: ANN401
+def is_merge(node: YamlNode) -> bool:
     """Whether a key's node is the merge key ``<<``."""
     return (
         node.__class__ is yaml.ScalarNode
@@ -296,7 +310,7 @@ def is_merge(node: Any) -> bool:  # noqa: ANN401
     )
 
 
-def _scalar(node: Any) -> scalars.Scalar:  # noqa: ANN401
+def _scalar(node: YamlNode) -> scalars.Scalar:
     """Return the value of a scalar, with numbers as JSON has them."""
     value = _raw_scalar(node)
     if value.__class__ is float:
@@ -307,7 +321,7 @@ def _scalar(node: Any) -> scalars.Scalar:  # noqa: ANN401
     return value
 
 
-def _raw_scalar(node: Any) -> scalars.Scalar:  # noqa: ANN401
+def _raw_scalar(node: YamlNode) -> scalars.Scalar:
     tag, text = node.tag, node.value
     if tag is None:
         return scalars.resolve(text)
@@ -337,7 +351,7 @@ _TAGS: dict[str, Callable[[scalars.Scalar], bool]] = {
 }
 
 
-def _from_base64(node: Any) -> str:  # noqa: ANN401
+def _from_base64(node: YamlNode) -> str:
     import binascii
 
     try:
@@ -349,8 +363,8 @@ def _from_base64(node: Any) -> str:  # noqa: ANN401
 def _json_documents(text: str, source: str) -> list[Document] | None:
     """Return the documents of a file of JSON objects, None if it is not JSON throughout."""
     if sum(map(text.count, ",[{")) > MAX_NODES_OF_FILE:
-        where = Where(file=source)
-        raise InjectionError([error("invalid JSON", where, why=_TOO_MANY_NODES, remedy=_SPLIT)])
+        where, why = Where(file=source), _TOO_MANY_NODES_IN_FILE
+        raise InjectionError([error("invalid JSON", where, why=why, remedy=_SPLIT)])
     decoder = json.JSONDecoder(
         object_pairs_hook=_unique, parse_int=_json_integer, parse_constant=_no_constant
     )
@@ -367,6 +381,8 @@ def _json_documents(text: str, source: str) -> list[Document] | None:
             value, end = None, start
         except ValueError:
             return None
+        if len(documents) >= MAX_DOCUMENTS:
+            raise InjectionError([error("invalid JSON", where, why=_TOO_MANY_DOCUMENTS)])
         if end == start or _too_deep(value):
             why = f"more than {MAX_DEPTH} levels deep"
             raise InjectionError([error("invalid JSON", where, why=why)])
@@ -382,7 +398,7 @@ def _skip_blanks(text: str, start: int) -> int:
     return start
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, PlainValue]]) -> dict[str, PlainValue]:
     value = dict(pairs)
     if len(value) < len(pairs):
         seen: set[str] = set()
@@ -416,7 +432,7 @@ def _too_deep(value: object, depth: int = 1) -> bool:
     return depth > MAX_DEPTH or any(_too_deep(one, depth + 1) for one in values)
 
 
-def dump(value: Any, *, sort_keys: bool = True) -> str:  # noqa: ANN401 - plain data
+def dump(value: PlainValue, *, sort_keys: bool = True) -> str:
     """Return plain data as YAML in block style, which every reader takes for the same data.
 
     Strings that YAML 1.1 or Go would read otherwise are quoted. Keys are

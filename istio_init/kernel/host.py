@@ -93,13 +93,13 @@ class HostFiles:
 
 def _ids(lines: list[str]) -> dict[str, int]:
     """Return name to number of passwd or group lines; the first of a name counts."""
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for line in lines:
         fields = line.split(":")
-        found_id = _number(fields[2], 0, MAX_ID) if len(fields) > 2 else None
-        if found_id is not None:
-            found.setdefault(fields[0], found_id)
-    return found
+        one = _number(fields[2], 0, MAX_ID) if len(fields) > 2 else None
+        if one is not None:
+            ids.setdefault(fields[0], one)
+    return ids
 
 
 def _services(lines: list[str]) -> dict[str, int]:
@@ -149,15 +149,15 @@ def usable_addresses() -> tuple[Network, ...]:
 
     Source: istio 1.30, tools/common/config, getLocalIP.
     """
-    return (*_ipv4_addresses(), *(found for found, _ in ipv6_addresses() if _usable(found)))
+    return (*_ipv4_addresses(), *(one for one, _ in ipv6_addresses() if _usable(one)))
 
 
-def _usable(found: Network) -> bool:
-    if found.family == IPV4:
-        return found.packed[0] != 127 and found.packed[:2] != b"\xa9\xfe"
-    link_local = found.packed[0] == 0xFE and found.packed[1] & 0xC0 == 0x80
+def _usable(one: Network) -> bool:
+    if one.family == IPV4:
+        return one.packed[0] != 127 and one.packed[:2] != b"\xa9\xfe"
+    link_local = one.packed[0] == 0xFE and one.packed[1] & 0xC0 == 0x80
     # ::6 is there because an earlier run put it there: it must not decide this one.
-    return not link_local and found not in (LOOPBACK_IPV6, PASSTHROUGH[IPV6])
+    return not link_local and one not in (LOOPBACK_IPV6, PASSTHROUGH[IPV6])
 
 
 def _ipv4_addresses() -> tuple[Network, ...]:
@@ -179,10 +179,10 @@ def _ipv4_addresses() -> tuple[Network, ...]:
         handle.close()
     data = buffer.tobytes()
     # The union holds a sockaddr_in: family, port, then the address.
-    found = (
+    addresses = (
         Network(IPV4, data[start + 20 : start + 24], 32) for start in range(0, used, _IFREQ_SIZE)
     )
-    return tuple(one for one in found if _usable(one))
+    return tuple(one for one in addresses if _usable(one))
 
 
 def ipv6_addresses() -> tuple[tuple[Network, str], ...]:

@@ -53,12 +53,12 @@ class Feature(Record):
 
 def needed(steps: Iterable[Change], family: Family) -> tuple[Feature, ...]:
     """Return the features of all rules that the steps write, each once."""
-    found: dict[Feature, None] = {}
+    features: dict[Feature, None] = {}
     for step in steps:
         if isinstance(step.rule, Rule):
             for name, revision, is_target in extensions(step.rule, family):
-                found[Feature(family, name, revision, is_target)] = None
-    return tuple(found)
+                features[Feature(family, name, revision, is_target)] = None
+    return tuple(features)
 
 
 def location(backend: str, family: Family, table: str, step: Change) -> Location:

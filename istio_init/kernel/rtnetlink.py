@@ -1,4 +1,4 @@
-"""Policy rules, routes and addresses of this namespace, asked of the kernel directly.
+"""Policy rules, routes and addresses of this namespace, read and written over rtnetlink.
 
 Sources: linux/fib_rules.h, linux/rtnetlink.h, linux/if_addr.h.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6
 from _struct import Struct
 
-from istio_init.formats.netlink import attribute, attributes
+from istio_init.formats.netlink import attribute, read_attributes
 from istio_init.kernel import netlink
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.ranges import FULL_MASK, IPV4, IPV6
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from istio_init.rules.ranges import Family, Network
 
-    Verb = Literal["add", "del"]
+    RouteVerb = Literal["add", "del"]
 
 _RTM_ADDRESS = {"add": 20, "del": 21}
 _RTM_ROUTE = {"add": 24, "del": 25}
@@ -75,7 +75,7 @@ _SOCKET_FAMILY = {IPV4: AF_INET, IPV6: AF_INET6}
 
 
 class MarkRule(Record):
-    """A rule by which packets with ``mark``, and nothing else asked, look up ``table``."""
+    """A rule by which packets with ``mark``, and by no other condition, look up ``table``."""
 
     mark: int
     table: int
@@ -102,17 +102,17 @@ def mark_rules(family: Family) -> list[MarkRule]:
         OSError: the kernel refused; it may be built without policy rules.
     """
     found = []
-    asked = _RULE.pack(_SOCKET_FAMILY[family], 0, 0, 0, 0, 0, 0, 0, 0)
-    for body in netlink.dump(netlink.ROUTE, _RTM_GETRULE, asked):
+    request = _RULE.pack(_SOCKET_FAMILY[family], 0, 0, 0, 0, 0, 0, 0, 0)
+    for body in netlink.dump(netlink.ROUTE, _RTM_GETRULE, request):
         _, to_length, from_length, tos, table, _, _, action, flags = _RULE.unpack_from(body)
-        given = dict(attributes(body[_RULE.size :]))
-        mark = _number(given, _FRA_FWMARK)
+        attributes = dict(read_attributes(body[_RULE.size :]))
+        mark = _number(attributes, _FRA_FWMARK)
         plain = not (to_length or from_length or tos or flags) and action == _FR_ACT_TO_TBL
-        plain = plain and given.keys() <= _OF_PLAIN_RULES
-        plain = plain and _number(given, _FRA_SUPPRESS_PREFIXLEN, FULL_MASK) == FULL_MASK
-        if plain and mark and _number(given, _FRA_FWMASK, FULL_MASK) == FULL_MASK:
-            table = _number(given, _FRA_TABLE, table)
-            found.append(MarkRule(mark, table, _number(given, _FRA_PRIORITY)))
+        plain = plain and attributes.keys() <= _OF_PLAIN_RULES
+        plain = plain and _number(attributes, _FRA_SUPPRESS_PREFIXLEN, FULL_MASK) == FULL_MASK
+        if plain and mark and _number(attributes, _FRA_FWMASK, FULL_MASK) == FULL_MASK:
+            table = _number(attributes, _FRA_TABLE, table)
+            found.append(MarkRule(mark, table, _number(attributes, _FRA_PRIORITY)))
     return found
 
 
@@ -123,20 +123,20 @@ def routes(family: Family) -> list[Route]:
         OSError: the kernel refused.
     """
     found = []
-    asked = _ROUTE.pack(_SOCKET_FAMILY[family], 0, 0, 0, 0, 0, 0, 0, 0)
-    for body in netlink.dump(netlink.ROUTE, _RTM_GETROUTE, asked):
+    request = _ROUTE.pack(_SOCKET_FAMILY[family], 0, 0, 0, 0, 0, 0, 0, 0)
+    for body in netlink.dump(netlink.ROUTE, _RTM_GETROUTE, request):
         _, to_length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
-        given = dict(attributes(body[_ROUTE.size :]))
+        attributes = dict(read_attributes(body[_ROUTE.size :]))
         local = to_length == 0 and kind == _RTN_LOCAL
-        local = local and _number(given, _RTA_OIF) == _LOOPBACK_INDEX
-        metric = _number(given, _RTA_PRIORITY) if _RTA_PRIORITY in given else None
+        local = local and _number(attributes, _RTA_OIF) == _LOOPBACK_INDEX
+        metric = _number(attributes, _RTA_PRIORITY) if _RTA_PRIORITY in attributes else None
         if metric == _USUAL_METRIC[family]:
             metric = None
-        found.append(Route(_number(given, _RTA_TABLE, table), local, protocol, metric))
+        found.append(Route(_number(attributes, _RTA_TABLE, table), local, protocol, metric))
     return found
 
 
-class Way(Record):
+class RouteLookup(Record):
     """How a packet leaves; ``local`` if it is for this namespace itself.
 
     ``source`` is the address that it gets unless it has one, packed.
@@ -147,23 +147,27 @@ class Way(Record):
     local: bool
 
 
-def way_to(destination: Network, mark: int = 0, uid: int | None = None) -> Way:
+def route_get(destination: Network, mark: int = 0, uid: int | None = None) -> RouteLookup:
     """Return how the kernel would send a packet to an address.
 
     Raises:
         OSError: it would not, or refused.
     """
-    asked = _ROUTE.pack(_SOCKET_FAMILY[destination.family], destination.prefix, 0, 0, 0, 0, 0, 0, 0)
-    asked += attribute(_RTA_DST, destination.packed) + _attribute(_RTA_MARK, mark)
+    request = _ROUTE.pack(
+        _SOCKET_FAMILY[destination.family], destination.prefix, 0, 0, 0, 0, 0, 0, 0
+    )
+    request += attribute(_RTA_DST, destination.packed) + _attribute(_RTA_MARK, mark)
     if uid is not None:
-        asked += _attribute(_RTA_UID, uid)
-    body = netlink.ask(netlink.ROUTE, _RTM_GETROUTE, asked)
-    given = dict(attributes(body[_ROUTE.size :]))
+        request += _attribute(_RTA_UID, uid)
+    body = netlink.ask(netlink.ROUTE, _RTM_GETROUTE, request)
+    attributes = dict(read_attributes(body[_ROUTE.size :]))
     kind = _ROUTE.unpack_from(body)[7]
-    return Way(_number(given, _RTA_OIF), given.get(_RTA_PREFSRC), kind == _RTN_LOCAL)
+    return RouteLookup(
+        _number(attributes, _RTA_OIF), attributes.get(_RTA_PREFSRC), kind == _RTN_LOCAL
+    )
 
 
-def change_rule(verb: Verb, family: Family, rule: MarkRule) -> None:
+def change_rule(verb: RouteVerb, family: Family, rule: MarkRule) -> None:
     """Add or remove a policy rule.
 
     Raises:
@@ -172,13 +176,13 @@ def change_rule(verb: Verb, family: Family, rule: MarkRule) -> None:
     header = _RULE.pack(
         _SOCKET_FAMILY[family], 0, 0, 0, _in_header(rule.table), 0, 0, _FR_ACT_TO_TBL, 0
     )
-    given = _attribute(_FRA_FWMARK, rule.mark)
-    given += _attribute(_FRA_PRIORITY, rule.priority) + _attribute(_FRA_TABLE, rule.table)
-    netlink.change(netlink.ROUTE, _RTM_RULE[verb], _FLAGS[verb], header + given)
+    attributes = _attribute(_FRA_FWMARK, rule.mark)
+    attributes += _attribute(_FRA_PRIORITY, rule.priority) + _attribute(_FRA_TABLE, rule.table)
+    netlink.change(netlink.ROUTE, _RTM_RULE[verb], _FLAGS[verb], header + attributes)
 
 
 def change_local_route(
-    verb: Verb, family: Family, table: int, protocol: int, metric: int | None
+    verb: RouteVerb, family: Family, table: int, protocol: int, metric: int | None
 ) -> None:
     """Add or remove the route by which every destination is this host.
 
@@ -189,13 +193,13 @@ def change_local_route(
     header = _ROUTE.pack(
         _SOCKET_FAMILY[family], 0, 0, 0, _in_header(table), protocol, scope, _RTN_LOCAL, 0
     )
-    given = _attribute(_RTA_TABLE, table) + _attribute(_RTA_OIF, _LOOPBACK_INDEX)
+    attributes = _attribute(_RTA_TABLE, table) + _attribute(_RTA_OIF, _LOOPBACK_INDEX)
     if metric is not None:
-        given += _attribute(_RTA_PRIORITY, metric)
-    netlink.change(netlink.ROUTE, _RTM_ROUTE[verb], _FLAGS[verb], header + given)
+        attributes += _attribute(_RTA_PRIORITY, metric)
+    netlink.change(netlink.ROUTE, _RTM_ROUTE[verb], _FLAGS[verb], header + attributes)
 
 
-def change_lo_address(verb: Verb, address: Network) -> None:
+def change_lo_address(verb: RouteVerb, address: Network) -> None:
     """Add an address to lo, or remove it.
 
     Raises:
@@ -203,8 +207,8 @@ def change_lo_address(verb: Verb, address: Network) -> None:
     """
     family = _SOCKET_FAMILY[address.family]
     header = _ADDRESS.pack(family, address.prefix, 0, 0, _LOOPBACK_INDEX)
-    given = b"".join(attribute(kind, address.packed) for kind in (_IFA_LOCAL, _IFA_ADDRESS))
-    netlink.change(netlink.ROUTE, _RTM_ADDRESS[verb], _FLAGS[verb], header + given)
+    attributes = b"".join(attribute(kind, address.packed) for kind in (_IFA_LOCAL, _IFA_ADDRESS))
+    netlink.change(netlink.ROUTE, _RTM_ADDRESS[verb], _FLAGS[verb], header + attributes)
 
 
 def _in_header(table: int) -> int:
@@ -215,6 +219,6 @@ def _attribute(kind: int, number: int) -> bytes:
     return attribute(kind, _WORD.pack(number))
 
 
-def _number(given: dict[int, bytes], kind: int, default: int = 0) -> int:
-    value = given.get(kind)
+def _number(attributes: dict[int, bytes], kind: int, default: int = 0) -> int:
+    value = attributes.get(kind)
     return default if value is None else int(_WORD.unpack(value)[0])

@@ -1,4 +1,4 @@
-"""What stands in this network namespace, held against what should; nothing is changed.
+"""Compare the live rules of this network namespace with the planned ones; change nothing.
 
 No table is loaded by looking, and no lock is taken: each table is read in one
 piece by the kernel's own means, and an audit that needed the lock could not run
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from istio_init import planner
 from istio_init.apply import detect, routes
-from istio_init.config.model import LAYOUT_1_0
+from istio_init.config.model import BACKENDS, LAYOUT_1_0
 from istio_init.diagnose import findings as diagnosis
 from istio_init.diagnose.findings import Finding
 from istio_init.diagnose.infer import as_arguments, infer_config
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.apply.backend import Applier
-    from istio_init.apply.detect import Evidence, Kind
+    from istio_init.apply.detect import Evidence
     from istio_init.apply.routes import Item
-    from istio_init.config.model import Backend, Config, Run
+    from istio_init.config.model import Backend, BackendChoice, Config, Run
     from istio_init.rules.model import Plan
     from istio_init.rules.ranges import Family
 
@@ -37,17 +37,17 @@ VERSION = 1
 DRIFT = 3
 
 
-class State(Record):
-    """Our rules as they stand: in ``backend``, and whether in ``others`` too.
+class LiveState(Record):
+    """The live rules of ``backend``; ``others`` are the backends with owned rules beside it.
 
-    ``backend`` is None where none of ours stand anywhere and none was asked for;
-    ``unseen`` are those at which nobody can look without creating tables.
+    ``backend`` is None where no backend has owned rules and --backend names none;
+    ``unseen`` are those that cannot be read without creating tables.
     """
 
-    backend: Kind | None
+    backend: Backend | None
     live: tuple[Ruleset, ...]
-    others: frozenset[Kind]
-    unseen: frozenset[Kind]
+    others: frozenset[Backend]
+    unseen: frozenset[Backend]
 
     @property
     def installed(self) -> bool:
@@ -56,11 +56,11 @@ class State(Record):
 
 
 class AuditResult(Record):
-    """The outcome of an audit.
+    """The result of an audit.
 
-    ``config`` is what the rules were held against, ``seen`` says that it was
-    recognised from them; None where there are none. ``difference`` are the lines
-    of a unified diff.
+    ``config`` is the one whose plan the live rules were compared with, None where
+    there are no rules to infer it from; ``seen`` says that it was inferred.
+    ``difference`` are the lines of a unified diff.
     """
 
     backend: str
@@ -75,32 +75,32 @@ class AuditResult(Record):
         return any(one.drift for one in self.findings)
 
 
-def look(run: Run) -> State:
-    """Return what stands in the backend asked for, or where rules of ours are.
+def look(run: Run) -> LiveState:
+    """Return the live rules of the backend that --backend names, else of the one with owned rules.
 
     Raises:
         ApplyError: the kernel does not let this process look.
         UnsupportedError: the program that shows the rules is missing.
     """
-    made: dict[Backend | Kind, Applier] = {}
+    made: dict[BackendChoice, Applier] = {}
     evidence = detect.look(made)
     kind = _backend(evidence, run)
     if kind is None:
-        return State(None, (), frozenset(), evidence.unseen)
+        return LiveState(None, (), frozenset(), evidence.unseen)
     if kind in evidence.unseen:
         raise ApplyError(
-            "cannot look at the rules without creating tables",
+            "cannot read the rules without creating tables",
             where=f"backend {kind}",
-            why="this user namespace may not know which exist",
-            remedy="look from the node, with --network-namespace",
+            why="in this user namespace the kernel does not say which tables exist",
+            remedy="run audit on the node, with --network-namespace",
         )
     applier = detect.applier(kind, made)
     live = tuple(_read(applier, family) for family in FAMILIES)
-    return State(kind, live, evidence.ours - {kind}, evidence.unseen)
+    return LiveState(kind, live, evidence.ours - {kind}, evidence.unseen)
 
 
-def _backend(evidence: Evidence, run: Run) -> Kind | None:
-    for kind in detect.KINDS:
+def _backend(evidence: Evidence, run: Run) -> Backend | None:
+    for kind in BACKENDS:
         if run.backend == kind or (run.backend == "auto" and kind in evidence.ours):
             return kind
     return None
@@ -116,7 +116,7 @@ def _read(applier: Applier, family: Family) -> Ruleset:
         raise
 
 
-def recognise(state: State) -> Config | None:
+def infer(state: LiveState) -> Config | None:
     """Return the config that the live rules come closest to, None without any of ours."""
     items = routes.live(ownership.traces(state.live).marks, ())
     rules = [one for one in items if isinstance(one, routes.PolicyRule)]
@@ -128,35 +128,35 @@ def recognise(state: State) -> Config | None:
     )
 
 
-def audited(state: State, config: Config | None, run: Run) -> AuditResult:
+def compare(state: LiveState, config: Config | None, run: Run) -> AuditResult:
     """Return how the live state differs from what a config plans.
 
-    Without a config it is held against the one that is recognised in it.
+    Without a config it is compared with the one that is inferred from it.
 
     Raises:
         ApplyError, UnsupportedError: what the plan rests on cannot be read.
     """
-    found = recognise(state) if config is None else config
-    if found is None:
+    subject = infer(state) if config is None else config
+    if subject is None:
         return AuditResult(state.backend or "", None, True, tuple(_nothing_of_ours()))  # noqa: FBT003
-    variants = [found]
+    variants = [subject]
     if run.degrade:
-        # What a kernel lacks is not asked of it here: what stands tells.
+        # The live rules tell which features the run could not have.
         for missing in ({"CT"}, {"conntrack"}, {"CT", "conntrack"}):
-            less, warnings = degrade.degraded(found, frozenset(missing))
+            less, warnings = degrade.degraded(subject, frozenset(missing))
             variants += [less] if warnings else []
-    outcomes = [_held_against(state, one, seen=config is None) for one in variants]
+    outcomes = [_compared(state, one, seen=config is None) for one in variants]
     return min(outcomes, key=lambda one: sum(finding.drift for finding in one.findings))
 
 
 def _nothing_of_ours() -> Iterator[Finding]:
-    lost = "no rule of ours stands in any backend: no traffic is led to the proxy"
+    lost = "no backend holds a rule of istio-init: no traffic is redirected to the proxy"
     yield Finding("absent", lost)
     for item in routes.live(frozenset(), ()):
         yield Finding("extra", _left_over(item), rule=str(item))
 
 
-def _held_against(state: State, config: Config, *, seen: bool) -> AuditResult:
+def _compared(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     plan = planner.plan(config, host.gather(config))
     kind = state.backend or "legacy"
     live = state.live or tuple(Ruleset(family, ()) for family in FAMILIES)
@@ -189,18 +189,18 @@ def _with_tables(live: Ruleset, planned: Ruleset) -> Ruleset:
     return live.replace(tables=tuple(present.get(name) or added[name] for name in names))
 
 
-def _of_step(step: routes.Step, wanted: tuple[Item, ...]) -> Finding:
+def _of_step(step: routes.RouteStep, wanted: tuple[Item, ...]) -> Finding:
     """Return what a step that a run would take says about the live state."""
     item = step.item
     family = IPV6 if isinstance(item, routes.LoAddress) else item.family
     if step.verb == "add":
-        kind: diagnosis.Kind = "missing"
+        kind: diagnosis.FindingKind = "missing"
         lost = "inbound connections that TPROXY marks are not delivered to the proxy: they time out"
         if isinstance(item, routes.LoAddress):
             lost = "the proxy cannot deliver inbound IPv6 connections, whose source it is"
     elif item.plain in wanted:
         kind = "duplicate"
-        lost = "the first decides; what deletes one of them leaves the others"
+        lost = "the first one decides; deleting one of them leaves the others"
     else:
         kind, lost = "extra", _left_over(item)
     flag = "-r" if isinstance(item, routes.LocalRoute) else "-t"
@@ -213,12 +213,12 @@ def _left_over(item: Item) -> str:
         case routes.PolicyRule(mark=mark):
             return f"packets with mark {mark:#x} stay in the pod, though no flag asks for it"
         case routes.LocalRoute():
-            return "every packet that is led to this table stays in the pod"
+            return "every packet that a rule sends to this table stays in the pod"
         case _:
             return "left over from a run with IPv6: it changes nothing"
 
 
-def _route_lines(steps: tuple[routes.Step, ...]) -> Iterator[str]:
+def _route_lines(steps: tuple[routes.RouteStep, ...]) -> Iterator[str]:
     if steps:
         yield "--- planned: ip rule, ip route, ip addr show dev lo"
         yield "+++ live: ip rule, ip route, ip addr show dev lo"
@@ -226,8 +226,8 @@ def _route_lines(steps: tuple[routes.Step, ...]) -> Iterator[str]:
         yield f"{'-' if step.verb == 'add' else '+'}{step.item}"
 
 
-def _elsewhere(state: State, kind: str) -> Iterator[Finding]:
-    """Yield where else rules of ours stand."""
+def _elsewhere(state: LiveState, kind: str) -> Iterator[Finding]:
+    """Yield the other backends with owned rules."""
     for other in sorted(state.others):
         try:
             applier = detect.applier(other)
@@ -238,18 +238,18 @@ def _elsewhere(state: State, kind: str) -> Iterator[Finding]:
                 if ownership.has_ours(Ruleset(family, (table,)))
             ]
         except IstioInitError as error:
-            tables = [f"they cannot be shown: {error}"]
+            tables = [f"they cannot be read: {error}"]
         lost = (
-            f"a packet meets them and those in {kind}; whichever redirects it first decides, and "
-            "flags that changed since take no effect"
+            f"a packet meets them and those in {kind}; the one that redirects it first decides, "
+            "and flags that changed since take no effect"
         )
         yield Finding(
-            "second-backend", lost, rule=f"rules of ours in {other} ({', '.join(tables)})"
+            "second-backend", lost, rule=f"rules of istio-init in {other} ({', '.join(tables)})"
         )
     if state.unseen:
         named = ", ".join(sorted(state.unseen))
         yield Finding(
-            "trap", f"nobody can look at {named} without creating its tables here", drift=False
+            "trap", f"{named} cannot be read without creating its tables here", drift=False
         )
 
 

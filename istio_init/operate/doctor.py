@@ -11,6 +11,7 @@ import os
 
 from istio_init.apply import detect
 from istio_init.apply.nftables import needs
+from istio_init.config.model import BACKENDS
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
 from istio_init.kernel import host, lock, modules
 from istio_init.lean import TYPE_CHECKING, Record
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from istio_init.rules.model import Plan, Ruleset
     from istio_init.rules.ranges import Family
 
-    Verdict = Literal["ok", "note", "problem"]
+    CheckVerdict = Literal["ok", "note", "problem"]
     Presence = Literal["present", "loadable", "missing", "unknown"]
 
 # Bits of CapEff in /proc/self/status. Source: linux/capability.h.
@@ -69,7 +70,7 @@ class Check(Record):
     """One thing that was looked at; ``remedy`` says what to do about a problem."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckVerdict
     text: str
     remedy: str = ""
 
@@ -145,13 +146,13 @@ def _configuration(release: str) -> dict[str, str]:
 
 
 def checks(plan: Plan, run: Run) -> Iterator[Check]:
-    """Yield what stands for or against putting a plan in place here."""
-    backend, found = _backend(run)
+    """Yield the checks of whether this host can apply a plan."""
+    backend, of_backend = _backend(run)
     yield from _capabilities(backend, run)
     yield from _user_namespace(plan)
     yield _root()
     yield from _lock()
-    yield from found
+    yield from of_backend
     yield from _tools(backend)
     kernel = Kernel()
     yield from _features(plan, backend, kernel)
@@ -169,31 +170,31 @@ def _backend(run: Run) -> tuple[str, list[Check]]:
     except IstioInitError as error:
         remedy = error.remedy or "see the capabilities"
         return "", [Check(name, "problem", _what(error), remedy)]
-    found = []
+    checks = []
     if kind not in evidence.available:
         text = f"this kernel has nothing for --backend {kind}"
         others = " or ".join(sorted(evidence.available)) or "none"
-        found.append(Check(name, "problem", text, f"use --backend {others}"))
+        checks.append(Check(name, "problem", text, f"use --backend {others}"))
     else:
-        by = "as asked for" if run.backend == kind else _why(kind, evidence)
-        found.append(Check(name, "ok", f"{kind}, {by}"))
-    for other in detect.KINDS:
+        by = "as --backend says" if run.backend == kind else _why(kind, evidence)
+        checks.append(Check(name, "ok", f"{kind}, {by}"))
+    for other in BACKENDS:
         if other != kind and other in evidence.ours:
-            text = f"rules of ours stand in {other} too: a run removes them there"
-            found.append(Check(name, "note", text))
+            text = f"{other} holds rules of istio-init too; a run removes them"
+            checks.append(Check(name, "note", text))
         elif other != kind and other in evidence.others:
             text = f"other programs have rules in {other}, which every packet meets too"
-            found.append(Check(name, "note", text))
+            checks.append(Check(name, "note", text))
     if evidence.unseen:
         named = ", ".join(sorted(evidence.unseen))
         text = f"this user namespace may not know which tables of {named} exist"
-        found.append(Check(name, "note", text))
-    return kind, found
+        checks.append(Check(name, "note", text))
+    return kind, checks
 
 
 def _why(kind: str, evidence: Evidence) -> str:
     if kind in evidence.ours:
-        return "where rules of ours stand"
+        return "it holds rules of istio-init already"
     return "where others have rules" if kind in evidence.others else "the first that there is"
 
 
@@ -298,7 +299,7 @@ def _tools(backend: str) -> Iterator[Check]:
         yield Check("tools", "ok", f"backend {backend} needs no program and no library")
 
 
-def _library(missing: Verdict) -> Check:
+def _library(missing: CheckVerdict) -> Check:
     from istio_init.kernel import libiptc
 
     name = "tools"
@@ -318,7 +319,7 @@ def _features(plan: Plan, backend: str, kernel: Kernel) -> Iterator[Check]:
     try:
         wanted = dict(_needed(plan, backend))
     except UnsupportedError as error:
-        others = " or ".join(one for one in detect.KINDS if one != backend)
+        others = " or ".join(one for one in BACKENDS if one != backend)
         yield Check("plan", "problem", _what(error), error.remedy or f"use --backend {others}")
         return
     if backend == "nftables" and kernel.version < _OLDEST_FOR_NFTABLES:
@@ -334,7 +335,7 @@ def _features(plan: Plan, backend: str, kernel: Kernel) -> Iterator[Check]:
             case "unknown":
                 unknown.append(f"{what} ({module})")
             case "missing":
-                others = " or ".join(one for one in detect.KINDS if one != backend)
+                others = " or ".join(one for one in BACKENDS if one != backend)
                 remedy = f"load the module {module} on the node, or use --backend {others}"
                 yield Check("kernel", "problem", f"lacks {what} ({module})", remedy)
     if present:
@@ -349,7 +350,7 @@ def _features(plan: Plan, backend: str, kernel: Kernel) -> Iterator[Check]:
 
 def _elsewhere(plan: Plan, backend: str, kernel: Kernel) -> Iterator[Check]:
     """Yield why a backend that is not going to be used could not be."""
-    for kind in detect.KINDS:
+    for kind in BACKENDS:
         if kind == backend:
             continue
         try:

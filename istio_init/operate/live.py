@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.apply import detect
+from istio_init.config.model import BACKENDS
 from istio_init.diagnose.trace import NATIVE, Rules
 from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
@@ -15,22 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.apply.backend import Applier
-    from istio_init.apply.detect import Kind
-    from istio_init.config.model import Backend
+    from istio_init.config.model import Backend, BackendChoice
     from istio_init.rules.model import Ruleset
     from istio_init.rules.ranges import Family
 
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
 
 
-class Live(Record):
+class LiveRules(Record):
     """The rules of a family, backend by backend, and sentences on what was not read."""
 
     rules: tuple[Rules, ...]
     notes: tuple[str, ...]
 
 
-def read(family: Family) -> Live:
+def read(family: Family) -> LiveRules:
     """Return the rules of every backend that has any.
 
     A table that nobody uses is not looked at: reading it would create it.
@@ -38,11 +38,11 @@ def read(family: Family) -> Live:
     Raises:
         ApplyError: the kernel does not let this process look.
     """
-    made: dict[Backend | Kind, Applier] = {}
+    made: dict[BackendChoice, Applier] = {}
     evidence = detect.look(made)
-    found: list[Rules] = []
+    present: list[Rules] = []
     notes: list[str] = []
-    for kind in detect.KINDS:
+    for kind in BACKENDS:
         if kind in evidence.ours | evidence.others:
             try:
                 ruleset = detect.applier(kind, made).read(family, frozenset())
@@ -52,15 +52,15 @@ def read(family: Family) -> Live:
             notes += _strange(ruleset, kind)
             awake = [one for one in ruleset.tables if not any(odd.idle for odd in one.oddities)]
             if awake:
-                found.append(Rules(ruleset.replace(tables=tuple(awake)), kind))
+                present.append(Rules(ruleset.replace(tables=tuple(awake)), kind))
         elif kind in evidence.unseen:
             notes.append(f"not looked at: reading the tables of backend {kind} would create them")
-    if sum(rules.ruleset.table("nat") is not None for rules in found) > 1:
-        notes.append("several backends have a nat table: the one registered first is asked first")
-    return Live(tuple(found), (*notes, *_of_others(family)))
+    if sum(rules.ruleset.table("nat") is not None for rules in present) > 1:
+        notes.append("several backends have a nat table; the one registered first runs first")
+    return LiveRules(tuple(present), (*notes, *_of_others(family)))
 
 
-def _strange(ruleset: Ruleset, kind: Kind) -> Iterator[str]:
+def _strange(ruleset: Ruleset, kind: Backend) -> Iterator[str]:
     """Yield a sentence for each thing in tables that cannot be followed."""
     for table in ruleset.tables:
         name = f"inet {NATIVE_TABLES[table.name]}"

@@ -234,8 +234,8 @@ def _as_user(uid: int, gid: int, action: Callable[[], str]) -> str:
     with os.fdopen(answer, "rb") as lines:
         data = lines.read(_LONGEST_ANSWER)
     os.waitpid(pid, 0)
-    said, _, text = data.decode(errors="replace").partition(":")
-    return text if said else "the process that was to try it ended before it had"
+    word, _, text = data.decode(errors="replace").partition(":")
+    return text if word else "the process that tries the path ended before it answered"
 
 
 def _answer(uid: int, gid: int, action: Callable[[], str], write: int) -> NoReturn:
@@ -252,7 +252,7 @@ def _answer(uid: int, gid: int, action: Callable[[], str], write: int) -> NoRetu
             )
         else:
             text = action()
-        os.write(write, f"said:{text}".encode(errors="replace"))
+        os.write(write, f"answer:{text}".encode(errors="replace"))
     finally:
         # Nothing of the process that this is a copy of is to run a second time.
         os._exit(0)

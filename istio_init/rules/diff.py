@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from istio_init.rules.model import Ruleset
     from istio_init.rules.ranges import Family
 
-    Verb = Literal["create-chain", "delete-chain", "flush", "append", "insert", "delete"]
+    ChangeVerb = Literal["create-chain", "delete-chain", "flush", "append", "insert", "delete"]
 
 
 class Change(Record):
     """One step within a table; ``index`` counts rules from 0 at the time of the step."""
 
-    verb: Verb
+    verb: ChangeVerb
     chain: str
     index: int = 0
     rule: Rule | ForeignRule | None = None
@@ -40,13 +40,13 @@ def changes(live: Ruleset, wanted: Ruleset) -> tuple[TableChanges, ...]:
     that differs in its oddities alone has no steps: what they are for is the
     backend's affair.
     """
-    found = []
+    changed = []
     for before in live.tables:
         after = wanted.table(before.name) or before
         steps = _table(before, after)
         if steps or before.oddities != after.oddities:
-            found.append(TableChanges(live.family, before.name, steps, after))
-    return tuple(found)
+            changed.append(TableChanges(live.family, before.name, steps, after))
+    return tuple(changed)
 
 
 def _table(before: Table, after: Table) -> tuple[Change, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from istio_init.rules.ranges import Family, IdRange, Network, PortRange
 
-    Place = Literal["head", "tail"]
+    ChainEnd = Literal["head", "tail"]
 
     # What a rule does for the pod's traffic. What its absence means is told from
     # this alone, in ``diagnose.effects``.
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     # A flag's value as it was parsed; ``str`` of it is how a user would write it.
     Value = str | int | IdRange | Network | PortRange
 
-HEAD: Place = "head"
-TAIL: Place = "tail"
+HEAD: ChainEnd = "head"
+TAIL: ChainEnd = "tail"
 
 
 # In the order in which a packet meets the tables, with the built-in chains in
@@ -93,7 +93,7 @@ class Rule(Record):
 
     matches: tuple[m.Match, ...]
     target: t.Target
-    place: Place = TAIL
+    place: ChainEnd = TAIL
     reason: Reason = UNKNOWN
 
     def __eq__(self, other: object) -> bool:
@@ -128,20 +128,20 @@ class ForeignRule(Record):
         return self.raw if isinstance(self.raw, str) else self.text
 
 
-def jump_of(found: Rule | ForeignRule) -> str:
-    """Return the chain that a rule leads to, or ``""``."""
-    if isinstance(found, ForeignRule):
-        return found.jump
-    return found.target.chain if isinstance(found.target, t.Jump) else ""
+def jump_of(one: Rule | ForeignRule) -> str:
+    """Return the chain that a rule jumps to, or ``""``."""
+    if isinstance(one, ForeignRule):
+        return one.jump
+    return one.target.chain if isinstance(one.target, t.Jump) else ""
 
 
-def reason_of(found: Rule | ForeignRule | None) -> Reason:
+def reason_of(one: Rule | ForeignRule | None) -> Reason:
     """Return why a rule is there; that of a rule of others is not known."""
-    return found.reason if isinstance(found, Rule) else UNKNOWN
+    return one.reason if isinstance(one, Rule) else UNKNOWN
 
 
 def rule(
-    *matches: m.Match, target: t.Target, place: Place = TAIL, reason: Reason = UNKNOWN
+    *matches: m.Match, target: t.Target, place: ChainEnd = TAIL, reason: Reason = UNKNOWN
 ) -> Rule:
     """Return a rule with its matches brought into the order in which they print.
 

@@ -24,8 +24,8 @@ ISTIO_OUTPUT_DNS = "ISTIO_OUTPUT_DNS"
 ISTIO_DIVERT = "ISTIO_DIVERT"
 ISTIO_TPROXY = "ISTIO_TPROXY"
 ISTIO_DROP = "ISTIO_DROP"
-# Every chain that either layout may create, in any table: what is found under
-# one of these names is ours.
+# Every chain that either layout may create, in any table: a chain of one of
+# these names is ours.
 OWN_CHAINS = frozenset(
     {
         ISTIO_INBOUND,

@@ -1,8 +1,8 @@
-"""What in a live rule set is ours, and what it should become.
+"""Which live rules this program owns, and what a run makes of a live rule set.
 
-Our chains are known by name. In the built-in chains, which are shared with
-everyone, ours are the rules that lead into our chains, those the plan holds,
-and the few shapes that either layout puts there and nobody else would.
+Our chains are known by name. In the built-in chains, which are shared with other
+programs, we own the rules that jump to our chains, the rules that the plan has,
+and a few that either layout writes there and no other program would.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class OwnershipEvidence(Record):
 
 
 def traces(rulesets: tuple[Ruleset, ...]) -> OwnershipEvidence:
-    """Return the traces of both families together.
+    """Return the evidence in the rules of both families together.
 
     The two are built by one call, and each may hold what the other lacks: -k
     redirects only where -i names a destination of the family.
     """
     tables = [table for ruleset in rulesets for table in ruleset.tables]
     marks = {mark for table in tables if table.name == MANGLE for mark in _marks(table)}
-    interfaces = {name for table in tables for name in _spared_interfaces(table)}
+    interfaces = {name for table in tables for name in _excluded_interfaces(table)}
     layout_1_0 = any(
         rule in _ONLY_IN_LAYOUT_1_0
         for table in tables
@@ -77,19 +77,19 @@ def traces(rulesets: tuple[Ruleset, ...]) -> OwnershipEvidence:
 
 
 def _marks(table: Table) -> set[int]:
-    found = set()
+    marks = set()
     for chain in table.chains:
         for rule in chain.rules if chain.name in OWN_CHAINS else ():
             if isinstance(rule, Rule):
                 if isinstance(rule.target, t.SetMark):
-                    found.add(rule.target.value)
+                    marks.add(rule.target.value)
                 elif isinstance(rule.target, t.Tproxy):
-                    found.add(rule.target.mark)
+                    marks.add(rule.target.mark)
                 elif rule.target == t.Return():
                     # Without -b nothing sets the mark; it is looked for all the same.
-                    marks = (one for one in rule.matches if isinstance(one, m.Mark))
-                    found |= {one.value for one in marks if not one.negated}
-    return found
+                    matches = (one for one in rule.matches if isinstance(one, m.Mark))
+                    marks |= {one.value for one in matches if not one.negated}
+    return marks
 
 
 def wanted(live: Ruleset, planned: Ruleset, known: OwnershipEvidence, *, clean: bool) -> Ruleset:
@@ -101,7 +101,7 @@ def wanted(live: Ruleset, planned: Ruleset, known: OwnershipEvidence, *, clean: 
     tables = []
     for table in live.tables:
         plan = planned.table(table.name)
-        ours = _ours(table, plan, live.family, known)
+        ours = _owned_rules(table, plan, live.family, known)
         tables.append(_merged(table, None if clean else plan, ours))
     return live.replace(tables=tuple(tables))
 
@@ -115,8 +115,8 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipE
     for table in live.tables:
         plan = planned.table(table.name)
         old = before.table(table.name) or make_table(table.name, {})
-        ours = _ours(table, plan, live.family, known)
-        old_ours = _ours(old, plan, live.family, known)
+        ours = _owned_rules(table, plan, live.family, known)
+        old_ours = _owned_rules(old, plan, live.family, known)
         chains = {}
         for chain in table.chains:
             old_chain = old.chain(chain.name)
@@ -128,14 +128,14 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipE
                 rules = old_chain.rules if unchanged else _shared(chain, kept, ours[chain.name])
                 chains[chain.name] = chain.replace(rules=rules)
             elif chain.name not in OWN_CHAINS:
-                led_away = old_chain is not None and _without_ours(old_chain) == chain.rules
+                led_away = old_chain is not None and _unowned_rules(old_chain) == chain.rules
                 chains[chain.name] = old_chain if old_chain and led_away else chain
         chains |= {chain.name: chain for chain in old.chains if chain.name in OWN_CHAINS}
         tables.append(make_table(table.name, chains, table.oddities))
     return live.replace(tables=tuple(tables))
 
 
-def _without_ours(chain: Chain) -> tuple[Rule | ForeignRule, ...]:
+def _unowned_rules(chain: Chain) -> tuple[Rule | ForeignRule, ...]:
     return tuple(rule for rule in chain.rules if jump_of(rule) not in OWN_CHAINS)
 
 
@@ -151,23 +151,23 @@ def has_ours(live: Ruleset) -> bool:
     return any(chain.name in OWN_CHAINS for table in live.tables for chain in table.chains)
 
 
-def _ours(
+def _owned_rules(
     table: Table, plan: Table | None, family: Family, traces: OwnershipEvidence
 ) -> dict[str, frozenset[int]]:
     """Return, for each built-in chain, the positions of our rules."""
-    # An interface name stands only beside a chain of ours for one of our rules.
+    # A rule with nothing but an interface is ours only beside a chain of ours.
     installed = any(chain.name in OWN_CHAINS for chain in table.chains)
-    spared = traces.interfaces if installed else frozenset()
-    found = {}
+    excluded = traces.interfaces if installed else frozenset()
+    owned = {}
     for chain in table.chains:
         if chain.name not in BUILTIN_CHAINS[table.name]:
             continue
         planned_chain = plan.chain(chain.name) if plan else None
-        # Either half of that pair alone may be anybody's.
+        # Each rule of that pair alone may belong to another program.
         planned = frozenset(planned_chain.rules if planned_chain else ()).difference(
             _REJECT_INBOUND
         )
-        found[chain.name] = frozenset(
+        owned[chain.name] = frozenset(
             position
             for position, rule in enumerate(chain.rules)
             if rule in planned
@@ -175,12 +175,12 @@ def _ours(
             or (
                 isinstance(rule, Rule)
                 and (
-                    _is_spared_interface(chain.name, rule, spared)
+                    _is_excluded_interface(chain.name, rule, excluded)
                     or (table.name == MANGLE and _is_tproxy_shape(chain.name, rule, traces.marks))
                 )
             )
         ) | _rejected_inbound(table, chain, family, traces)
-    return found
+    return owned
 
 
 def leads_into_ours(rule: Rule | ForeignRule) -> bool:
@@ -217,11 +217,11 @@ def _interface(rule: Rule | ForeignRule) -> tuple[str, bool]:
     return "", False
 
 
-def _spared_interfaces(table: Table) -> frozenset[str]:
+def _excluded_interfaces(table: Table) -> frozenset[str]:
     """Return the interfaces that -c, or -k together with -i, took out of this table.
 
-    Those of -c are spared in both directions; those of -k stand under a rule
-    that redirects them. A rule for one direction alone may be anybody's.
+    Those of -c are excluded in both directions; those of -k stand under a rule
+    that redirects them. A rule for one direction alone may belong to another program.
     """
     if not any(chain.name in OWN_CHAINS for chain in table.chains):
         return frozenset()
@@ -239,9 +239,9 @@ def _spared_interfaces(table: Table) -> frozenset[str]:
     return frozenset(incoming & (outgoing | redirected))
 
 
-def _is_spared_interface(chain: str, rule: Rule, spared: frozenset[str]) -> bool:
+def _is_excluded_interface(chain: str, rule: Rule, excluded: frozenset[str]) -> bool:
     name, inbound = _interface(rule)
-    return name in spared and chain == (PREROUTING if inbound else OUTPUT)
+    return name in excluded and chain == (PREROUTING if inbound else OUTPUT)
 
 
 def _rejected_inbound(
@@ -254,13 +254,13 @@ def _rejected_inbound(
     """
     if family != IPV6 or table.name != FILTER or chain.name != INPUT:
         return frozenset()
-    found: set[int] = set()
+    positions: set[int] = set()
     for position in range(len(chain.rules) - 1):
         if chain.rules[position : position + 2] == _REJECT_INBOUND:
-            found |= {position, position + 1}
+            positions |= {position, position + 1}
     if traces.layout_1_0 and len(chain.rules) == 1 and chain.rules[0] in _REJECT_INBOUND:
-        found.add(0)
-    return frozenset(found)
+        positions.add(0)
+    return frozenset(positions)
 
 
 def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -> Table:

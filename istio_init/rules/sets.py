@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from istio_init.rules.model import Place, Reason, Ruleset, Table
+    from istio_init.rules.model import ChainEnd, Reason, Ruleset, Table
     from istio_init.rules.ranges import Family, Protocol
 
     Address = Literal["saddr", "daddr"]
@@ -84,12 +84,12 @@ class SetRule(Record):
 
     conditions: tuple[Condition, ...]
     target: t.Target
-    place: Place = TAIL
+    place: ChainEnd = TAIL
     reason: Reason = UNKNOWN
 
     @property
     def meaning(self) -> tuple[tuple[Condition, ...], t.Target]:
-        """What the kernel is told: all but what the rules are for."""
+        """What the kernel knows of the rules: neither their place nor their reason."""
         return self.conditions, self.target
 
 
@@ -107,13 +107,13 @@ _REPEATABLE = (t.Return, *_DECIDES)
 
 def joined(spans: Iterable[Span]) -> tuple[Span, ...]:
     """Return the same values as the fewest spans, sorted."""
-    found: list[Span] = []
+    apart: list[Span] = []
     for low, high in sorted(spans):
-        if found and low <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        if apart and low <= apart[-1][1] + 1:
+            apart[-1] = (apart[-1][0], max(high, apart[-1][1]))
         else:
-            found.append((low, high))
-    return tuple(found)
+            apart.append((low, high))
+    return tuple(apart)
 
 
 def networks(span: Span, family: Family) -> Iterator[Network]:
@@ -171,8 +171,8 @@ def expand(group: SetRule | ForeignRule) -> Iterator[Rule | ForeignRule]:
         yield group
         return
     for matches in product(*(_alternatives(one) for one in group.conditions)):
-        found = tuple(match for together in matches for match in together)
-        yield Rule(found, group.target, group.place, group.reason)
+        of_rule = tuple(match for together in matches for match in together)
+        yield Rule(of_rule, group.target, group.place, group.reason)
 
 
 def _alternatives(condition: Condition) -> Iterable[tuple[m.Match, ...]]:
@@ -196,8 +196,8 @@ def _matches(one: InSet) -> Iterator[m.Match]:
             if one.negated and len(ports) > 1:
                 yield m.MultiPorts(field.name, ports, negated=True)
             else:
-                for found in ports:
-                    yield m.Ports(field.protocol, field.name, found, one.negated)
+                for single in ports:
+                    yield m.Ports(field.protocol, field.name, single, one.negated)
         case OwnerField():
             for span in one.spans:
                 yield m.Owner(field.name, IdRange(*span), one.negated)
@@ -211,32 +211,34 @@ def compact(rules: tuple[Rule | ForeignRule, ...], table: Table) -> Groups:
     Rules with two values each, a destination and a port say, are grouped by the
     first of them.
     """
-    found: list[_Draft | ForeignRule] = []
+    groups: list[_OpenGroup | ForeignRule] = []
     repeatable = _Repeatable(table)
     for rule in rules:
         if isinstance(rule, ForeignRule):
-            found.append(rule)
+            groups.append(rule)
             continue
-        last = found[-1] if found else None
+        last = groups[-1] if groups else None
         # Long lists of ranges come one after the other.
-        if isinstance(last, _Draft) and last.took(rule, repeatable=repeatable(rule.target)):
+        if isinstance(last, _OpenGroup) and last.took(rule, repeatable=repeatable(rule.target)):
             continue
-        draft = _Draft(group_of(rule))
-        home = _home(found, draft, repeatable=repeatable(rule.target))
+        opened = _OpenGroup(group_of(rule))
+        home = _home(groups, opened, repeatable=repeatable(rule.target))
         if home is None:
-            found.append(draft)
+            groups.append(opened)
         else:
-            home.values.add(draft.values)
-    return tuple(one.group() if isinstance(one, _Draft) else one for one in found)
+            home.values.add(opened.values)
+    return tuple(one.group() if isinstance(one, _OpenGroup) else one for one in groups)
 
 
-def _home(found: list[_Draft | ForeignRule], new: _Draft, *, repeatable: bool) -> _Draft | None:
+def _home(
+    groups: list[_OpenGroup | ForeignRule], new: _OpenGroup, *, repeatable: bool
+) -> _OpenGroup | None:
     """Return the group that a new last rule can be merged into.
 
     It has to pass all groups behind that one, and may be evaluated where that
     one is: a packet that matches both must fare the same in either order.
     """
-    for earlier in reversed(found):
+    for earlier in reversed(groups):
         if isinstance(earlier, ForeignRule):
             return None
         indifferent = repeatable and earlier.target == new.target
@@ -247,12 +249,12 @@ def _home(found: list[_Draft | ForeignRule], new: _Draft, *, repeatable: bool) -
     return None
 
 
-class _Draft:
+class _OpenGroup:
     """A group that still grows."""
 
     def __init__(self, group: SetRule) -> None:
         self.target = group.target
-        self.values = _Spans()
+        self.values = _SpanSet()
         self._group = group
         self._varying = _varying(group.conditions)
         self._field: Field | None = None
@@ -286,7 +288,7 @@ class _Draft:
         self.values.fill((span,))
         return True
 
-    def never_with(self, other: _Draft) -> bool:
+    def never_with(self, other: _OpenGroup) -> bool:
         """Whether no packet matches both, as far as their values tell."""
         return (
             self._field is not None
@@ -303,7 +305,7 @@ class _Draft:
         return SetRule(tuple(conditions), first.target, first.place, first.reason)
 
 
-class _Spans:
+class _SpanSet:
     """Spans that neither overlap nor touch, kept sorted while others are added."""
 
     def __init__(self) -> None:
@@ -314,13 +316,13 @@ class _Spans:
         for low, high in spans:
             self._add(low, high)
 
-    def add(self, others: _Spans) -> None:
+    def add(self, others: _SpanSet) -> None:
         self.fill(others.all())
 
     def all(self) -> tuple[Span, ...]:
         return tuple(zip(self._lows, self._highs, strict=True))
 
-    def overlap(self, others: _Spans) -> bool:
+    def overlap(self, others: _SpanSet) -> bool:
         return any(self.overlaps(low, high) for low, high in others.all())
 
     def overlaps(self, low: int, high: int) -> bool:
@@ -391,20 +393,20 @@ def _conditions(matches: tuple[m.Match, ...]) -> tuple[Condition, ...]:
     protocols: set[Protocol] = {
         match.name for match in matches if isinstance(match, m.Proto) and not match.negated
     }
-    found: dict[Condition, None] = {}
+    conditions: dict[Condition, None] = {}
     excluded: dict[Field, list[Span]] = {}
     for match in matches:
         condition = _condition(match, protocols)
         if isinstance(condition, InSet) and condition.negated:
-            # Not in the one and not in the other: in none of both.
+            # Several exclusions combine to one set.
             excluded.setdefault(condition.field, []).extend(condition.spans)
         elif not _holds_always(condition):
-            found[condition] = None
+            conditions[condition] = None
         if isinstance(condition, InSet) and isinstance(condition.field, PortField):
-            found[m.Proto(condition.field.protocol)] = None
+            conditions[m.Proto(condition.field.protocol)] = None
     for field, spans in excluded.items():
-        found[InSet(field, joined(spans), negated=True)] = None
-    return in_order(found)
+        conditions[InSet(field, joined(spans), negated=True)] = None
+    return in_order(conditions)
 
 
 def in_order(conditions: Iterable[Condition]) -> tuple[Condition, ...]:

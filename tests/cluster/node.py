@@ -90,6 +90,10 @@ state = "/run/containerd"
   address = "{SOCKET}"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{self._folder}/opt"
+[plugins."io.containerd.gc.v1.scheduler"]
+  # A collection in the middle of an import takes what is not yet named.
+  startup_delay = "24h"
+  schedule_delay = "24h"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE}"
   # Without CAP_SYS_RESOURCE a process cannot be made less likely to be killed.

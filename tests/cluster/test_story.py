@@ -97,7 +97,13 @@ def test_the_way_of_a_deployment(injector: Injector) -> None:  # noqa: ARG001 - 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_each_backend(injector: Injector, backend: str, *, native: bool) -> None:  # noqa: ARG001
     """The user's own fields of the init container are laid over the template's."""
-    own = {"name": "istio-init", "image": "auto", "env": BACKENDS[backend]}
+    # Of an image without a tag the API server takes the policy to be Always.
+    own = {
+        "name": "istio-init",
+        "image": "auto",
+        "imagePullPolicy": "IfNotPresent",
+        "env": BACKENDS[backend],
+    }
     annotations = {**DEBUG, "sidecar.istio.io/nativeSidecar": str(native).lower()}
     with namespace(istio_injection="enabled") as where:
         opted_out = {"labels": {"sidecar.istio.io/inject": "false"}}

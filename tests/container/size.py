@@ -13,8 +13,8 @@ WHOLE, COMPRESSED = "the image", "the image, compressed"
 _PARTS = {
     "licences, package lists, names": r"^(\./)?(usr/share|var|etc)/",
     "istio-init": r"python3\.\d+/istio_init/|usr/bin/istio-i",
-    "its libraries: click, pyroute2, python-iptables": (
-        r"python3\.\d+/(click|pyroute2|iptc|python_iptables|libxtwrapper)"
+    "its libraries: click, python-iptables": (
+        r"python3\.\d+/(click|iptc|python_iptables|libxtwrapper)"
     ),
     "Python's standard library, what is used of it": r"python3\.\d+/",
     "Python's interpreter": r"usr/bin/python3",

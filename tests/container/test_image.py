@@ -79,7 +79,7 @@ def test_python_is_compiled_and_needs_no_source(image: Image) -> None:
         head = (image.root / name).read_bytes()[:16]
         # The flags of PEP 552: by the hash of its source, which is not compared.
         assert int.from_bytes(head[4:8], "little") == 1, name
-    own = (ROOT / "istio_init" / "model.py").read_bytes()
+    own = (ROOT / "istio_init" / "rules" / "model.py").read_bytes()
     head = (image.root / "usr/lib/python3.11/istio_init/rules/model.pyc").read_bytes()[:16]
     assert head[8:] == source_hash(own), "the image is older than the checkout: run `make image`"
 
@@ -219,7 +219,7 @@ def test_rules_of_others_may_use_what_ours_do_not(runtime: Runtime) -> None:
 
 
 def test_it_enters_the_namespace_of_another_pod(runtime: Runtime) -> None:
-    """For a node's tools; it is what the image has pyroute2 for."""
+    """For a node's tools."""
     context = Context(("NET_ADMIN", "NET_RAW", "SYS_ADMIN"))
     with Namespace() as own, Namespace() as pod, ExitStack() as stack:
         first = stack.enter_context(runtime.running(WAITS, pod=pod, context=Context(())))

@@ -7,6 +7,7 @@ pod's containers.
 from __future__ import annotations
 
 import http.client
+import subprocess
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,9 @@ import pytest
 import yaml
 
 from istio_init.inject import builtin
-from istio_init.inject.pod import inject_pod
-from istio_init.inject.preflight import preflight
-from istio_init.inject.request import PodRequest, Workload
-from istio_init.inject.settings import SettingsFile, load_settings
 from tests.container.envoy import Answer, Envoy, EnvoyPod
 from tests.inside import inside
-from tests.namespace import BACKENDS
+from tests.namespace import BACKENDS, PROGRAM
 from tests.pod import (
     APP,
     CLIENT,
@@ -38,6 +35,7 @@ from tests.pod import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 T = "traffic.sidecar.istio.io/"
 INWARD, OUTWARD = Call(CLIENT, POD, 80), Call(APP, OUTSIDE, 80)
@@ -75,26 +73,35 @@ class Containers:
         return Actor("proxy", uid=context["runAsUser"], gid=context["runAsGroup"])
 
 
-def injected(annotations: dict[str, str], families: str, *, native: bool = False) -> Containers:
-    """Return the containers that a plain Deployment's pod gets."""
-    values = builtin.text(builtin.VALUES)
-    ours = "ipFamilies: IPv4\n"
+def injected(
+    folder: Path, annotations: dict[str, str], families: str, *, native: bool = False
+) -> Containers:
+    """Return the containers that the pods of a plain Deployment get, by the command line."""
+    values, ours = builtin.text(builtin.VALUES), "ipFamilies: IPv4\n"
     assert ours in values
-    settings = load_settings(
-        SettingsFile(builtin.text(builtin.INJECT_CONFIG)),
-        SettingsFile(values.replace(ours, f"ipFamilies: {families}\n")),
-        SettingsFile(builtin.text(builtin.MESH_CONFIG)),
-        native_sidecars=native,
+    (folder / "values.yaml").write_text(values.replace(ours, f"ipFamilies: {families}\n"))
+    web = [{"name": "web", "image": "web", "ports": [{"containerPort": 80}]}]
+    template = {
+        "metadata": {"labels": {"app": "web"}, "annotations": annotations},
+        "spec": {"containers": web},
+    }
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": template},
+    }
+    (folder / "web.yaml").write_text(yaml.safe_dump(deployment))
+    flags = ("--values", folder / "values.yaml", "--native-sidecars", str(native).lower())
+    done = subprocess.run(
+        [PROGRAM, "inject", "-f", folder / "web.yaml", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    request = PodRequest(
-        {"labels": {"app": "web"}, "annotations": annotations},
-        {"containers": [{"name": "web", "image": "web", "ports": [{"containerPort": 80}]}]},
-        Workload("apps/v1", "Deployment", "web", "shop"),
-        by_hand=True,
-    )
-    pod = inject_pod(request, settings)
-    assert preflight(pod.metadata, pod.spec, kind="Deployment") == ()
-    everyone = [*pod.spec["initContainers"], *pod.spec["containers"]]
+    assert (done.returncode, done.stderr) == (0, "")
+    spec = yaml.safe_load(done.stdout)["spec"]["template"]["spec"]
+    everyone = [*spec["initContainers"], *spec["containers"]]
     init, proxy = (
         next(one for one in everyone if one["name"] == name)
         for name in ("istio-init", "istio-proxy")
@@ -159,8 +166,8 @@ def check_that_it_was_the_proxy(pod: InjectedPod, families: Sequence[str]) -> No
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_redirect(backend: str, *, native: bool) -> None:
-    with InjectedPod(injected(EXCEPT, "IPv4", native=native)) as pod:
+def test_redirect(backend: str, tmp_path: Path, *, native: bool) -> None:
+    with InjectedPod(injected(tmp_path, EXCEPT, "IPv4", native=native)) as pod:
         pod.apply(backend, "program")
 
         check(pod, ("ipv4",))
@@ -171,8 +178,8 @@ def test_redirect(backend: str, *, native: bool) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_both_families(backend: str) -> None:
-    with InjectedPod(injected(EXCEPT, '"IPv4,IPv6"')) as pod:
+def test_both_families(backend: str, tmp_path: Path) -> None:
+    with InjectedPod(injected(tmp_path, EXCEPT, '"IPv4,IPv6"')) as pod:
         pod.apply(backend, "program")
 
         check(pod, FAMILIES)
@@ -180,8 +187,8 @@ def test_both_families(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_pod_of_ipv6(backend: str) -> None:
-    with InjectedPod(injected(EXCEPT, "IPv6")) as pod:
+def test_a_pod_of_ipv6(backend: str, tmp_path: Path) -> None:
+    with InjectedPod(injected(tmp_path, EXCEPT, "IPv6")) as pod:
         pod.namespace.run("ip", "-4", "address", "flush", "scope", "global")
         pod.apply(backend, "program")
 
@@ -190,9 +197,9 @@ def test_a_pod_of_ipv6(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_tproxy_keeps_the_clients_address(backend: str) -> None:
+def test_tproxy_keeps_the_clients_address(backend: str, tmp_path: Path) -> None:
     annotations = {**EXCEPT, "sidecar.istio.io/interceptionMode": "TPROXY"}
-    with InjectedPod(injected(annotations, '"IPv4,IPv6"')) as pod:
+    with InjectedPod(injected(tmp_path, annotations, '"IPv4,IPv6"')) as pod:
         pod.apply(backend, "program")
 
         check(pod, FAMILIES, keeps_client=True)

@@ -77,7 +77,7 @@ def test_looking_at_nothing_creates_nothing() -> None:
             "absent",
             "",
             "",
-            "no rule of ours stands in any backend: no traffic is led to the proxy",
+            "no backend holds a rule of istio-init: no traffic is redirected to the proxy",
         )
     ]
     both = "inbound TCP does not reach the proxy; outbound TCP does not reach the proxy"
@@ -146,28 +146,28 @@ BROKEN: tuple[tuple[tuple[str, ...], str, str, str, str], ...] = (
         "-t nat -A ISTIO_OUTPUT -d 10.7.0.0/16 -j RETURN",
         "extra",
         "-A ISTIO_OUTPUT -d 10.7.0.0/16 -j RETURN",
-        "no rule behind it captures anything: it changes nothing",
+        "changes nothing: no rule below it captures anything",
     ),
     (
         NEW,
         ("-t nat -I ISTIO_INBOUND 1 -p tcp --dport 8443 -m comment --comment odd -j ACCEPT"),
         "extra",
         "-A ISTIO_INBOUND -p tcp -m tcp --dport 8443 -m comment --comment odd -j ACCEPT",
-        "what it does to inbound packets is not known to this program",
+        "this program does not know what it does to inbound packets",
     ),
     (
         NEW,
         "-t nat -A OUTPUT -j ISTIO_OUTPUT",
         "extra",
         "-A OUTPUT -j ISTIO_OUTPUT",
-        "packets are led into ISTIO_OUTPUT a second time",
+        "packets enter ISTIO_OUTPUT a second time",
     ),
     (
         NEW,
         "-t nat -N ISTIO_TPROXY",
         "extra",
         "-N ISTIO_TPROXY",
-        "nothing leads into it: left over from another configuration",
+        "no rule jumps to it: left over from another configuration",
     ),
     (
         NEW,
@@ -271,7 +271,7 @@ NATIVE = (
     ),
     (
         "insert rule inet istio-proxy-nat istio-output meta nfproto ipv4 ct mark 7 log return",
-        ("extra", None, "what it does to outbound packets is not known to this program"),
+        ("extra", None, "this program does not know what it does to outbound packets"),
     ),
 )
 
@@ -309,7 +309,7 @@ def test_rules_in_a_second_backend_are_found(backend: str) -> None:
         findings = audit(pod, *NEW, "--backend", backend)
 
     assert [one["kind"] for one in findings] == ["second-backend"]
-    assert findings[0]["rule"].startswith(f"rules of ours in {other} (ipv4 nat")
+    assert findings[0]["rule"].startswith(f"rules of istio-init in {other} (ipv4 nat")
     assert f"a packet meets them and those in {backend}" in findings[0]["consequence"]
 
 
@@ -336,7 +336,7 @@ def test_routes_and_the_lo_address_are_held_against_the_plan_too(backend: str) -
         extra = named(audit(pod, *NEW))
 
     assert duplicate == [
-        ("duplicate", "ipv4", rule, "the first decides; what deletes one of them leaves the others")
+        ("duplicate", "ipv4", rule, "the first one decides; deleting one of them leaves the others")
     ]
     timeout = "inbound connections that TPROXY marks are not delivered to the proxy: they time out"
     assert missing == [("missing", "ipv4", rule, timeout)]
@@ -407,7 +407,7 @@ def test_traps_of_a_layout_are_notes() -> None:
 def test_rules_of_others_for_some_packets_are_notes(backend: str) -> None:
     others = (
         ("-d 10.8.0.0/16 -j RETURN", "outbound to 10.8.0.0/16 bypasses the proxy"),
-        ("-d 10.8.0.1/32 -j THEIRS", "what it takes does not come to them"),
+        ("-d 10.8.0.1/32 -j THEIRS", "packets that it takes do not reach them"),
         (
             "-p tcp -m tcp --dport 81 -j REDIRECT --to-ports 9",
             "outbound TCP to port 81 goes elsewhere",
@@ -423,7 +423,7 @@ def test_rules_of_others_for_some_packets_are_notes(backend: str) -> None:
 
     notes = [line for line in out.splitlines() if line.startswith("note ")]
     assert notes == [
-        f"note   ipv4 nat: shadowed -A OUTPUT {rule} (rule {number}): stands before ours: {lost}"
+        f"note   ipv4 nat: shadowed -A OUTPUT {rule} (rule {number}): stands above ours: {lost}"
         for number, (rule, lost) in enumerate(others, 1)
         if lost
     ]

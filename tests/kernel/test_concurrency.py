@@ -185,7 +185,7 @@ def test_a_table_that_never_stands_still_is_left_to_others() -> None:
         after, theirs = without_foreign(snapshot(pod))
 
     assert done.code == 1
-    assert "do not stand still" in done.err
+    assert "kept changing while they were read" in done.err
     assert "rolled back" in done.err
     assert after == without_foreign(before)[0]
     assert len(theirs) == 20

@@ -59,8 +59,10 @@ def test_where_a_run_works_there_is_no_problem_and_nothing_is_touched(
 
     assert touched == NEVER_TOUCHED
     assert problems(found) == []
-    assert ("backend", f"{backend}, as asked for") in [(one["name"], one["text"]) for one in found]
-    assert shown.out.endswith("ok: this machine can do the plan\n")
+    assert ("backend", f"{backend}, as --backend says") in [
+        (one["name"], one["text"]) for one in found
+    ]
+    assert shown.out.endswith("ok: this host can apply the plan\n")
 
 
 def bounded(pod: Namespace, *argv: str, drop: str, uid: int = 0) -> list[dict[str, str]]:
@@ -253,13 +255,13 @@ def test_rules_elsewhere_are_noted() -> None:
         moves = doctor(pod, *NEW, "--backend", "legacy")
 
     theirs = "other programs have rules in nft, which every packet meets too"
-    assert ("backend", "nftables, where rules of ours stand") in [
+    assert ("backend", "nftables, it holds rules of istio-init already") in [
         (one["name"], one["text"]) for one in stays
     ]
     assert notes(stays) == [("backend", theirs)]
     assert notes(moves) == [
         ("backend", theirs),
-        ("backend", "rules of ours stand in nftables too: a run removes them there"),
+        ("backend", "nftables holds rules of istio-init too; a run removes them"),
     ]
 
 

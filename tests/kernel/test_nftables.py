@@ -15,7 +15,7 @@ import pytest
 from istio_init.apply.nftables import Nftables
 from istio_init.errors import ApplyError, UnsupportedError
 from istio_init.formats.listing import table_lines
-from istio_init.formats.netlink import attributes
+from istio_init.formats.netlink import read_attributes
 from istio_init.formats.nf_tables import expressions, messages
 from istio_init.formats.nft_script import script
 from istio_init.kernel import netlink, nfnetlink
@@ -141,7 +141,7 @@ def kernel_objects() -> list[tuple[object, ...]]:
         bare = expressions.without_counts(rule_.expressions)
         objects.append((rule_.table, rule_.chain, bare, rule_.notes))
     for one, elements in found.sets:
-        given = dict(attributes(one.body[4:]))
+        given = dict(read_attributes(one.body[4:]))
         # The handle, and what newer kernels tell of how they keep a set.
         kept = {kind: value for kind, value in given.items() if kind not in (16, 19)}
         held = {element for body in elements for element in messages.read_elements(body)}

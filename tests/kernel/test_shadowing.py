@@ -61,7 +61,7 @@ def test_each_is_named_as_it_stands_with_what_is_lost(backend: str, ip: str) -> 
             if one == chain:
                 spelled = rule.format(network=network, address=address)
                 expected.append(
-                    f"{ip}tables -t nat: the rule -A {chain} {spelled} stands before ours: {lost}"
+                    f"{ip}tables -t nat: the rule -A {chain} {spelled} stands above ours: {lost}"
                 )
     assert warnings(first.err) == expected
     assert warnings(again.err) == expected

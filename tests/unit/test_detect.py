@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init.apply.detect import KINDS, Evidence, choose
+from istio_init.apply.detect import Evidence, choose
+from istio_init.config.model import BACKENDS
 from istio_init.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.apply.detect import Kind
+    from istio_init.config.model import Backend
 
-NONE: frozenset[Kind] = frozenset()
-LEGACY: frozenset[Kind] = frozenset({"legacy"})
-NFT: frozenset[Kind] = frozenset({"nft"})
-NATIVE: frozenset[Kind] = frozenset({"nftables"})
+NONE: frozenset[Backend] = frozenset()
+LEGACY: frozenset[Backend] = frozenset({"legacy"})
+NFT: frozenset[Backend] = frozenset({"nft"})
+NATIVE: frozenset[Backend] = frozenset({"nftables"})
 NF_TABLES = NFT | NATIVE
 ALL = LEGACY | NF_TABLES
 
@@ -47,7 +48,10 @@ TABLE = [
     ids=[row[0] for row in TABLE],
 )
 def test_ours_decide_then_others_then_the_kernel(
-    available: frozenset[Kind], ours: frozenset[Kind], others: frozenset[Kind], kind: Kind
+    available: frozenset[Backend],
+    ours: frozenset[Backend],
+    others: frozenset[Backend],
+    kind: Backend,
 ) -> None:
     assert choose(Evidence(available, ours, others)) == kind
 
@@ -66,9 +70,9 @@ def test_what_is_denied_is_the_last_choice_of_what_nobody_uses() -> None:
     assert choose(Evidence(ALL, LEGACY, NONE, denied=LEGACY)) == "legacy"
 
 
-def subsets() -> Iterator[frozenset[Kind]]:
-    for chosen in product((False, True), repeat=len(KINDS)):
-        yield frozenset(kind for kind, taken in zip(KINDS, chosen, strict=True) if taken)
+def subsets() -> Iterator[frozenset[Backend]]:
+    for chosen in product((False, True), repeat=len(BACKENDS)):
+        yield frozenset(kind for kind, taken in zip(BACKENDS, chosen, strict=True) if taken)
 
 
 def test_a_run_leaves_evidence_for_the_backend_that_it_used() -> None:

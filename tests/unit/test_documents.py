@@ -15,7 +15,15 @@ from istio_init.cli import main
 from istio_init.config.model import LAYOUTS, Facts
 from istio_init.planner import plan
 from istio_init.rules.model import reason_of
-from tests.documents import DOCS, README, brought_up_to_date, pages, rule_rows
+from tests.documents import (
+    CONFIGURATION,
+    DOCS,
+    README,
+    brought_up_to_date,
+    configuration,
+    pages,
+    rule_rows,
+)
 from tests.strategies import configs
 from tests.unit.settings import tried
 
@@ -72,6 +80,10 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
             assert (page.parent / unquote(target)).exists(), target
     for path in _PATH.findall(text):
         assert (README.parent / path).exists(), path
+
+
+def test_the_webhooks_manifests_install_what_is_built_in() -> None:
+    assert CONFIGURATION.read_text(encoding="utf-8") == configuration()
 
 
 def test_readme_is_short_and_names_every_page() -> None:

@@ -16,7 +16,7 @@ from istio_init.config.values import address
 from tests.unit.calls import call, refused
 
 if TYPE_CHECKING:
-    from istio_init.diagnose.text import Line
+    from istio_init.diagnose.text import StyledLine
 
 OUT = ("explain", "outbound", "--to")
 IN = ("explain", "inbound", "--from", "10.0.0.9")
@@ -263,7 +263,7 @@ def test_annotations_are_found_by_every_name_of_a_flag() -> None:
     assert "-u" not in ANNOTATIONS
 
 
-LINES: tuple[Line, ...] = (
+LINES: tuple[StyledLine, ...] = (
     (("[bold]nat[/bold]", "head"),),
     (),
     (("  yes ", "yes"), (f"-A OUTPUT {'x' * 200}  ", ""), ("", "faint")),

@@ -34,13 +34,17 @@ SLOW = {
 APART = {
     *("istio_init.operate.validate", "istio_init.operate.fleet", "istio_init.operate.prometheus"),
     "istio_init.cli.fleet",
+    "istio_init.cli.replace_files",
 }
 # Injection starts when a person or a webhook asks for it, and may take its time.
 BESIDE_THE_START = "inject"
 # Modules that are themselves imported when a library is needed, and that library.
 WITH_LIBRARY = {
     f"istio_init.cli.{name}": {"click"}
-    for name in ("click_app", "click_flags", "check_inject", "webhook")
+    for name in (
+        *("click_app", "click_flags", "inject", "uninject", "manifest_run", "check_inject"),
+        "webhook",
+    )
 }
 
 

@@ -137,7 +137,7 @@ def run_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RunOn:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
     monkeypatch.setattr(detect, "look", lambda _made: evidence)
     monkeypatch.setattr(routes, "live", lambda _marks, _hints: ())
-    monkeypatch.setattr(routes, "take", lambda _steps: None)
+    monkeypatch.setattr(routes, "apply_steps", lambda _steps: None)
 
     def run(backend: Fake, *argv: str) -> int:
         monkeypatch.setattr(detect, "applier", lambda _kind, _made: backend)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from istio_init.apply import nftables
 from istio_init.errors import ParseError, UnsupportedError
 from istio_init.formats.iptables import rule_words
-from istio_init.formats.netlink import attribute, attributes, be32, be64
+from istio_init.formats.netlink import attribute, read_attributes, be32, be64
 from istio_init.formats.nf_tables import expressions as e
 from istio_init.formats.nf_tables import fields, iptables, messages, native
 from istio_init.formats.nf_tables.messages import Contents, KernelChain, KernelRule, KernelTable
@@ -41,14 +41,14 @@ TCP = m.Proto("tcp")
 def test_attributes_survive(wished: list[tuple[int, bytes]]) -> None:
     data = b"".join(attribute(kind, value) for kind, value in wished)
 
-    assert list(attributes(data)) == wished
+    assert list(read_attributes(data)) == wished
     assert len(data) % 4 == 0
 
 
 @pytest.mark.parametrize("data", [b"\3\0\1\0", b"\0\0\0\0", b"\x09\0\1\0aaaa"])
 def test_an_attribute_stays_within_its_message(data: bytes) -> None:
     with pytest.raises(ValueError, match="over the end"):
-        list(attributes(data))
+        list(read_attributes(data))
 
 
 # Rules of iptables-nft.

@@ -122,10 +122,10 @@ def test_a_rule_that_ends_the_chain_for_all_tcp_is_reported(rule: str) -> None:
     planned = PLAN.ruleset(IPV4)
 
     assert sentences(live(planned, "nat", "OUTPUT", rule), planned) == (
-        f"iptables -t nat: the rule -A OUTPUT {rule} stands before ours: {OUTBOUND}",
+        f"iptables -t nat: the rule -A OUTPUT {rule} stands above ours: {OUTBOUND}",
     )
     assert sentences(live(planned, "nat", "PREROUTING", rule), planned) == (
-        f"iptables -t nat: the rule -A PREROUTING {rule} stands before ours: {INBOUND}",
+        f"iptables -t nat: the rule -A PREROUTING {rule} stands above ours: {INBOUND}",
     )
 
 

@@ -309,7 +309,7 @@ def said(line: str, sent: Packet) -> str:
         (
             TPROXY,
             packet(state="ESTABLISHED", connmark=1337),
-            "led to a local socket by its mark 0x539, whatever its destination",
+            "delivered to a local socket by its mark 0x539, whatever its destination",
         ),
         (
             NEW,

@@ -25,7 +25,7 @@ from tests.plans import plan_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from istio_init.apply.routes import Item, Step
+    from istio_init.apply.routes import Item, RouteStep
     from istio_init.rules.diff import TableChanges
     from istio_init.rules.model import Plan, Ruleset
 
@@ -41,13 +41,13 @@ class Roads:
 
     def __init__(self) -> None:
         self.items: tuple[Item, ...] = ()
-        self.taken: list[Step] = []
+        self.taken: list[RouteStep] = []
         self.fail_at: tuple[int, bool] | None = None
 
     def live(self, _marks: frozenset[int], _hints: object) -> tuple[Item, ...]:
         return self.items
 
-    def take(self, steps: Sequence[Step]) -> None:
+    def take(self, steps: Sequence[RouteStep]) -> None:
         for step in steps:
             self.taken.append(step)
             fails, after = self.fail_at or (0, False)
@@ -65,7 +65,7 @@ class Roads:
 def roads(monkeypatch: pytest.MonkeyPatch) -> Roads:
     found = Roads()
     monkeypatch.setattr(routes, "live", found.live)
-    monkeypatch.setattr(routes, "take", found.take)
+    monkeypatch.setattr(routes, "apply_steps", found.take)
     return found
 
 
@@ -291,7 +291,7 @@ def test_another_writer_that_never_ends_is_named_and_the_run_taken_back() -> Non
         backend.at(len(backend.calls) + 1, write)
 
     backend.at(3, write)
-    with pytest.raises(ApplyError, match="do not stand still"):
+    with pytest.raises(ApplyError, match="kept changing while they were read"):
         run(TPROXY, backend)
 
 

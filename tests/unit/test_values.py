@@ -254,7 +254,7 @@ def test_ports_that_run_backwards_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["abc", "eighty", "HTTP", "http:90", "http-", "é", "八"])
 def test_unknown_service_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a service this machine knows"):
+    with pytest.raises(ValueError, match="is not a service of this host"):
         values.port_range(text, SERVICES.get)
 
 

@@ -13,7 +13,14 @@ Source: linux/netfilter/nf_tables.h, nft_*.c.
 
 from __future__ import annotations
 
-from istio_init.formats.netlink import attribute, attributes, be32, name_of, number, packed_name
+from istio_init.formats.netlink import (
+    attribute,
+    be32,
+    name_of,
+    number,
+    packed_name,
+    read_attributes,
+)
 from istio_init.lean import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -339,7 +346,7 @@ def elements(expressions: bytes) -> list[bytes]:
     Raises:
         ValueError: the bytes are no list of attributes.
     """
-    return [attribute(kind, value) for kind, value in attributes(expressions)]
+    return [attribute(kind, value) for kind, value in read_attributes(expressions)]
 
 
 def without_counts(expressions: bytes) -> bytes:
@@ -354,7 +361,7 @@ def without_counts(expressions: bytes) -> bytes:
     # As a rule there is one, behind everything of variable length but the verdict.
     found = bytearray(expressions)
     position = 0
-    for _, value in attributes(expressions):
+    for _, value in read_attributes(expressions):
         if expressions.startswith(_COUNTER_HEAD, position):
             found[position + 24 : position + COUNTER_SIZE] = COUNTER[24:]
         position += 4 + len(value) + (-len(value) & 3)
@@ -372,10 +379,10 @@ def with_set_numbers(expressions: bytes, numbers: dict[str, int]) -> bytes:
         ValueError: the bytes are no list of attributes.
     """
     found = []
-    for kind, value in attributes(expressions):
-        outer = dict(attributes(value))
+    for kind, value in read_attributes(expressions):
+        outer = dict(read_attributes(value))
         place = _SET_NAMES.get(name_of(outer.get(_EXPR_NAME, b"")))
-        given = dict(attributes(outer.get(_EXPR_DATA, b""))) if place else {}
+        given = dict(read_attributes(outer.get(_EXPR_DATA, b""))) if place else {}
         name = name_of(given.get(place[0], b"")) if place else ""
         if place is not None and name in numbers:
             given[place[0]] = packed_name(template_of(name))
@@ -404,7 +411,7 @@ class Reader:
         machine = _Machine()
         known = self._known
         try:
-            for _, value in attributes(expressions):
+            for _, value in read_attributes(expressions):
                 operation = known.get(value)
                 if operation is None:
                     operation = _operation(value)
@@ -468,11 +475,11 @@ def _operation(value: bytes) -> tuple[object, ...]:
     """Return what an expression does, as a method of the machine and what it is given."""
     name = "?"
     try:
-        outer = dict(attributes(value))
+        outer = dict(read_attributes(value))
         name = name_of(outer[_EXPR_NAME])
         reader = _READERS.get(name)
         if reader is not None:
-            return reader(dict(attributes(outer.get(_EXPR_DATA, b""))))
+            return reader(dict(read_attributes(outer.get(_EXPR_DATA, b""))))
     except (ValueError, KeyError, IndexError):
         # Not as any kernel writes it that this program knows.
         pass
@@ -529,9 +536,9 @@ def _read_socket(given: dict[int, bytes]) -> tuple[object, ...]:
 
 
 def _read_immediate(given: dict[int, bytes]) -> tuple[object, ...]:
-    data = dict(attributes(given[2]))
+    data = dict(read_attributes(given[2]))
     if number(given[1]) == _VERDICT_REGISTER:
-        decided = dict(attributes(data[_DATA_VERDICT]))
+        decided = dict(read_attributes(data[_DATA_VERDICT]))
         code = int.from_bytes(decided[_VERDICT_CODE], "big", signed=True)
         return _state, Decision(code, name_of(decided.get(_VERDICT_CHAIN, b"")))
     constant = data[_DATA_VALUE]
@@ -618,7 +625,7 @@ _READERS = {
 
 
 def _data(given: bytes) -> bytes:
-    return dict(attributes(given))[_DATA_VALUE]
+    return dict(read_attributes(given))[_DATA_VALUE]
 
 
 # What an operation does with the machine.

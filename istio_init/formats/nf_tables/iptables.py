@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from istio_init.errors import ParseError
 from istio_init.formats.iptables import match_words, target_words
-from istio_init.formats.netlink import attribute, attributes
+from istio_init.formats.netlink import attribute, read_attributes
 from istio_init.formats.nf_tables import expressions as e
 from istio_init.formats.nf_tables import fields
 from istio_init.formats.nf_tables.messages import comment_in
@@ -73,7 +73,7 @@ def kept(rule: ForeignRule) -> tuple[bytes, bytes]:
         ParseError: the rule is not from nf_tables.
     """
     try:
-        given = dict(attributes(rule.raw if isinstance(rule.raw, bytes) else b""))
+        given = dict(read_attributes(rule.raw if isinstance(rule.raw, bytes) else b""))
         return given[_EXPRESSIONS], given.get(_NOTES, b"")
     except (ValueError, KeyError) as error:
         raise ParseError(f"a rule that does not come from nf_tables: {rule.spelled}") from error

@@ -10,12 +10,12 @@ from _struct import Struct
 from istio_init.formats.netlink import (
     MOST,
     attribute,
-    attributes,
     be32,
     be64,
     name_of,
     number,
     packed_name,
+    read_attributes,
 )
 from istio_init.formats.nf_tables.expressions import template_of
 from istio_init.lean import TYPE_CHECKING, Record
@@ -204,7 +204,7 @@ def read_chain(body: bytes) -> KernelChain:
     given = _given(body)
     hooked = None
     if 4 in given:
-        hook = dict(attributes(given[4]))
+        hook = dict(read_attributes(given[4]))
         place = number(hook[1])
         name = HOOKS[place] if place < len(HOOKS) else str(place)
         priority = int.from_bytes(hook[2], "big", signed=True)
@@ -247,13 +247,13 @@ def read_elements(body: bytes) -> Iterator[Element]:
     Raises:
         ValueError, KeyError: as ``read_table``.
     """
-    for kind, value in attributes(body[_GENERIC_SIZE:]):
+    for kind, value in read_attributes(body[_GENERIC_SIZE:]):
         if kind != 3:
             continue
-        for _, element in attributes(value):
-            given = dict(attributes(element))
+        for _, element in read_attributes(value):
+            given = dict(read_attributes(element))
             flags = number(given.get(3, b""))
-            key = dict(attributes(given.get(1, b""))).get(_DATA_VALUE, b"")
+            key = dict(read_attributes(given.get(1, b""))).get(_DATA_VALUE, b"")
             # Key, flags, padding and what nft noted down.
             plain = given.keys() <= {1, 3, 6} and flags in (0, INTERVAL_END)
             yield Element(key, flags == INTERVAL_END, plain)
@@ -274,7 +274,7 @@ def name_in(body: bytes) -> str:
 
 
 def _given(body: bytes) -> dict[int, bytes]:
-    return dict(attributes(body[_GENERIC_SIZE:]))
+    return dict(read_attributes(body[_GENERIC_SIZE:]))
 
 
 def comment_in(notes: bytes) -> str:

@@ -19,12 +19,12 @@ def text(name: str) -> str:
     return (resources.files(__name__) / name).read_text(encoding="utf-8")
 
 
-def config_map() -> str:
+def config_map(name: str = "istio-sidecar-injector") -> str:
     """Return the configuration as one ConfigMap, with the keys that Istio's have.
 
     Its file may be given back for each of the three.
     """
-    lines = ["apiVersion: v1", "kind: ConfigMap", "metadata:", "  name: istio-sidecar-injector"]
+    lines = ["apiVersion: v1", "kind: ConfigMap", "metadata:", f"  name: {name}"]
     lines.append("data:")
     for key, file in (("config", INJECT_CONFIG), ("values", VALUES), ("mesh", MESH_CONFIG)):
         lines.append(f"  {key}: |")

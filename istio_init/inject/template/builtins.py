@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.functions import Registry
-from istio_init.inject.template.printing import MAX_TEXT, printed, sprint, sprintf
+from istio_init.inject.template.printing import MAX_TEXT, printed, sprint
 from istio_init.inject.template.values import (
     NilPointer,
     StringMap,
@@ -222,6 +222,8 @@ def _println(*values: Value) -> str:
 
 @BUILTINS.add("printf", "string; ...any")
 def _printf(pattern: str, *values: Value) -> str:
+    from istio_init.inject.template.printf import sprintf
+
     return sprintf(pattern, values)
 
 

@@ -57,11 +57,16 @@ from istio_init.inject.template.values import (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one rendering may use: characters of output, steps, seconds, templates in templates."""
+    """What one rendering may use.
 
-    output: int = 2 << 20
+    ``output`` and ``memory`` count characters, of the result and of all longer values
+    on the way; ``steps`` are nodes that are run, ``depth`` is templates in templates.
+    """
+
+    output: int = 1 << 20
+    memory: int = 64 << 20
     steps: int = 200_000
-    seconds: float = 5.0
+    seconds: float = 2.0
     depth: int = 50
 
 
@@ -72,17 +77,21 @@ _OPENS_QUOTES = re.compile(r'\n *(?:- +)*(?:[A-Za-z0-9_./-]+: +)?"\Z')
 class _NilElement:
     """A nil that stands in a list or map: it prints like nothing, and has no fields."""
 
+    __slots__ = ()
+
 
 NIL_ELEMENT = _NilElement()
 BREAK, CONTINUE = "break", "continue"
 CHECK_CLOCK_EVERY = 500
+SMALL = 1024
+BYTES_OF_ITEM = 16
 
 
 class Frame:
     """The state of one rendering."""
 
     __slots__ = (
-        "depth", "environment", "limits", "next_check", "parts", "size", "slots", "start", "steps",
+        "depth", "environment", "limits", "memory", "next_check", "parts", "size", "slots", "start", "steps",
         "suspects", "trees",
     )  # fmt: skip
 
@@ -96,6 +105,7 @@ class Frame:
         self.suspects: dict[int, Tainted] = {}
         self.slots: list[Value] = []
         self.size = 0
+        self.memory = 0
         self.steps = 0
         self.depth = 0
         self.next_check = CHECK_CLOCK_EVERY
@@ -108,14 +118,30 @@ class Frame:
             self.next_check = self.steps + CHECK_CLOCK_EVERY
             if self.steps > self.limits.steps:
                 raise LimitError(f"the template needs more than {self.limits.steps} steps")
-            if time.monotonic() - self.start > self.limits.seconds:
-                raise LimitError(f"the template runs for more than {self.limits.seconds} seconds")
+            self.check_clock()
+
+    def check_clock(self) -> None:
+        """Raise LimitError if the time is over."""
+        if time.monotonic() - self.start > self.limits.seconds:
+            raise LimitError(f"the template runs for more than {self.limits.seconds} seconds")
 
     def grow(self, size: int) -> None:
         """Count characters of output; raises LimitError when there are too many."""
         self.size += size
         if self.size > self.limits.output:
             raise LimitError(f"the output is longer than {self.limits.output} characters")
+
+    def spend(self, value: Value) -> None:
+        """Count what a long value takes; raises LimitError when all take too much."""
+        size = len(value) if isinstance(value, str) else 0
+        if isinstance(value, list | dict):
+            size = len(value) * BYTES_OF_ITEM
+        if size < SMALL:
+            return
+        self.check_clock()
+        self.memory += size
+        if self.memory > self.limits.memory:
+            raise LimitError(f"the values are longer than {self.limits.memory} characters together")
 
 
 Eval: TypeAlias = Callable[[Frame, Value], Value]
@@ -335,7 +361,7 @@ class Compiler:
                     slots[item_slot] = item
                     if key_slot is not None:
                         slots[key_slot] = key
-                if body(frame, item) is BREAK:
+                if body(frame, item) == BREAK:
                     break
             return None
 
@@ -426,7 +452,8 @@ class Compiler:
                 return self.operand(first)
             case _:
                 if len(command.operands) > 1 or final is not None:
-                    return self.failing(first, f"{first} is no function and takes no argument")
+                    blamed = command if isinstance(first, Pipeline) else first
+                    return self.failing(blamed, f"{first} is no function and takes no argument")
                 if isinstance(first, Nil):
                     return self.failing(first, "nil is no command")
                 return self.operand(first)
@@ -536,11 +563,11 @@ class Compiler:
             self.argument(operand, function.type_of(index))
             for index, operand in enumerate(operands)
         ]
-        if final is not None:
-            last = self.last(operands[-1]) if operands else name
-            checked = self.checked(final, function.type_of(count - 1), last)
-            return self.invoke(function, command, arguments, checked)
-        return self.invoke(function, command, arguments, None)
+        if final is None:
+            return self.invoke(function, command, arguments, None, None)
+        last = self.last(operands[-1]) if operands else name
+        checked = self.checked(_taken, function.type_of(count - 1), last)
+        return self.invoke(function, command, arguments, final, checked)
 
     def argument(self, operand: Operand, wanted: str) -> Eval:
         """Compile an operand as an argument of type ``wanted``."""
@@ -575,28 +602,34 @@ class Compiler:
         command: Identifier | Command,
         arguments: list[Eval],
         final: Eval | None,
+        checked: Eval | None,
     ) -> Eval:
-        """Return the closure that calls a function whose arguments are compiled."""
+        """Return the closure that calls a function whose arguments are compiled.
+
+        ``final`` gives the value before the ``|``; ``checked`` checks it when all
+        other arguments have been evaluated.
+        """
         call, name, error, source = function.call, function.name, self.error, self.source
         wants_frame, gives_text, json = function.wants_frame, function.gives_text, function.json
 
         def run(frame: Frame, dot: Value) -> Value:
-            if final is not None:
+            if final is None or checked is None:
+                values = [argument(frame, dot) for argument in arguments]
+            else:
                 last = final(frame, dot)
                 values = [argument(frame, dot) for argument in arguments]
-                values.append(last)
-            else:
-                values = [argument(frame, dot) for argument in arguments]
+                values.append(checked(frame, last))
             try:
                 result = call(frame, *values) if wants_frame else call(*values)
+                if gives_text:
+                    frame.spend(result)
+                    for value in values:
+                        if origin := source(value):
+                            return tainted_result(result, origin, values, call, json=json)
             except FunctionError as problem:
                 raise error(command.pos, command, f"{name}: {problem}") from None
             except RecursionError:
                 raise error(command.pos, command, f"{name}: a value is too deep") from None
-            if gives_text:
-                for value in values:
-                    if origin := source(value):
-                        return tainted_result(result, origin, values, call, json=json)
             return result
 
         return run
@@ -632,6 +665,11 @@ class Compiler:
             case FieldChain():
                 return self.last(node.operand)
         return node
+
+
+def _taken(_frame: Frame, value: Value) -> Value:
+    """Return the value that stands where the current value does otherwise."""
+    return value
 
 
 def _after(

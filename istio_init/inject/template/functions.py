@@ -18,6 +18,7 @@ from istio_init.inject.template.values import (
     GoInt,
     Int32,
     Int64,
+    NilMap,
     NilPointer,
     StringMap,
     Struct,
@@ -143,7 +144,7 @@ def _map(value: Value) -> Value:
     if isinstance(value, dict) and not isinstance(value, StringMap):
         return value
     if value is None:
-        return {}
+        return NilMap()
     raise refuse_type("map[string]interface {}", value)
 
 

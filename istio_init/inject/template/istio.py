@@ -42,7 +42,7 @@ ENVIRONMENT = frozenset(
         "TRUST_DOMAIN",
     }
 )
-MAX_DEPTH = 200
+MAX_PARTS = 20_000
 
 
 def _nanoseconds(duration: Struct | None) -> int:
@@ -222,19 +222,23 @@ def _strdict(*words: str) -> StringMap:
 
 @ISTIO_1_30.add("omitNil", "any")
 def _omit_nil(value: Value) -> Value:
-    return without_nil(value, 0)
+    return without_nil(value, [MAX_PARTS])
 
 
-def without_nil(value: Value, depth: int) -> Value:
-    """Return a value without nil, and without maps and lists that held nothing else."""
-    if depth > MAX_DEPTH:
-        raise LimitError(f"a value is nested more than {MAX_DEPTH} deep")
+def without_nil(value: Value, left: list[int]) -> Value:
+    """Return a value without nil, and without maps and lists that held nothing else.
+
+    ``left`` holds how many parts may still be looked at.
+    """
+    left[0] -= 1
+    if left[0] < 0:
+        raise LimitError(f"the value has more than {MAX_PARTS} parts")
     if isinstance(value, dict) and not isinstance(value, StringMap):
-        kept = {key: without_nil(item, depth + 1) for key, item in value.items()}
+        kept = {key: without_nil(item, left) for key, item in value.items()}
         kept = {key: item for key, item in kept.items() if item is not None}
         return kept if kept or not value else None
     if isinstance(value, list) and not isinstance(value, StructList):
-        items = [without_nil(item, depth + 1) for item in value]
+        items = [without_nil(item, left) for item in value]
         items = [item for item in items if item is not None]
         return items if items or not value else None
     return value
@@ -246,11 +250,11 @@ def without_nil(value: Value, depth: int) -> Value:
 @ISTIO_1_30.add("indent", "int; string")
 def _indent(spaces: int, text: str) -> str:
     lines = text.split("\n")
-    # A width below one leaves Printf's one blank or, below zero, pads on the other side.
-    pad = " " * max(abs(spaces), 0)
-    if len(pad) * len(lines) + len(text) > MAX_TEXT:
+    # Printf pads by a width's size, on whichever side.
+    width = abs(spaces)
+    if width * len(lines) + len(text) > MAX_TEXT:
         raise LimitError(f"the text would be longer than {MAX_TEXT} characters")
-    return ("\n" + pad).join(lines)
+    return ("\n" + " " * width).join(lines)
 
 
 @ISTIO_1_30.add("directory", "string")

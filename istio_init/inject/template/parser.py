@@ -31,6 +31,7 @@ from istio_init.inject.template.nodes import (
 MAX_NESTING = 60
 MAX_INT64 = 2**63 - 1
 MIN_INT64 = -(2**63)
+MAX_UINT64 = 2**64 - 1
 
 _CONSTANTS = (Bool, Dot, Nil, Number, String)
 _STARTS_OPERAND = frozenset(
@@ -48,8 +49,8 @@ _ESCAPE = re.compile(
 _INTEGER = re.compile(
     r"[+-]?(?:0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+|0(?:_?[0-7])*|[1-9](?:_?[0-9])*)"
 )
-# Underscores may only stand between digits where the base has a prefix.
-_FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_DIGITS = r"[0-9](?:_?[0-9])*"
+_FLOAT = re.compile(rf"[+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?")
 _HEX_FLOAT = re.compile(
     r"[+-]?0[xX](?:[0-9a-fA-F_]+\.?[0-9a-fA-F_]*|\.[0-9a-fA-F_]+)[pP][+-]?[0-9]+"
 )
@@ -417,16 +418,15 @@ class _Parser:
             plain = digits.lstrip("+-")
             base = 8 if len(plain) > 1 and plain[0] == "0" and plain[1].isdigit() else 0
             value = int(digits, base)
-            if value > MAX_INT64 or value < MIN_INT64:
+            if value > MAX_UINT64 or value < MIN_INT64:
                 self.fail(pos, f"{text} does not fit in 64 bits")
-            return Number(pos, text, value, float(value), None)
+            # Beyond the largest int it is still a float.
+            return Number(pos, text, value if value <= MAX_INT64 else None, float(value), None)
         bare = text.replace("_", "")
-        if "_" in text and not _HEX_FLOAT.fullmatch(text):
-            bare = ""
         try:
             if _HEX_FLOAT.fullmatch(text):
                 value_float = float.fromhex(bare)
-            elif _FLOAT.fullmatch(bare) and set(".eE") & set(bare):
+            elif _FLOAT.fullmatch(text) and set(".eE") & set(bare):
                 value_float = float(bare)
             else:
                 self.fail(pos, f"{text} is not a number")

@@ -20,7 +20,6 @@ from istio_init.inject.template.printing import (
     positional,
 )
 from istio_init.inject.template.values import (
-    Enum,
     NilPointer,
     Struct,
     StructList,
@@ -213,6 +212,9 @@ _YAML_ESCAPES = {
 }  # fmt: skip
 _BREAKS = frozenset("\n\r\x85\u2028\u2029")
 _MAX_SIMPLE_KEY = 128
+MAX_COLUMN = 80
+# What go-yaml does not read, and JSON does not escape.
+_FORBIDDEN = re.compile("[\x7f-\x84\x86-\x9f\ufffe\uffff]")
 
 
 def yaml_text(value: Value) -> str:
@@ -223,11 +225,12 @@ def yaml_text(value: Value) -> str:
 
 
 class YamlWriter:
-    """Gathers YAML text up to a limit."""
+    """Gathers YAML text up to a limit; ``column`` is where the text ends."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
         self.left = MAX_TEXT
+        self.column = 0
 
     def put(self, text: str) -> None:
         """Append text."""
@@ -235,6 +238,8 @@ class YamlWriter:
         if self.left < 0:
             raise LimitError(f"the text would be longer than {MAX_TEXT} characters")
         self.parts.append(text)
+        line_end = text.rfind("\n")
+        self.column = self.column + len(text) if line_end < 0 else len(text) - line_end - 1
 
     def root(self, value: Value) -> None:
         """Append a document."""
@@ -243,7 +248,7 @@ class YamlWriter:
         elif isinstance(value, list) and value:
             self.sequence(value, 0)
         else:
-            self.put(self.scalar(value, 0) + "\n")
+            self.scalar(value, 0)
 
     def mapping(self, value: dict[str, Value], indent: int) -> None:
         """Append a mapping whose first key stands where the text ends."""
@@ -251,9 +256,11 @@ class YamlWriter:
             if number:
                 self.put(" " * indent)
             if byte_length(key) > _MAX_SIMPLE_KEY or _BREAKS & set(key):
-                self.put(f"? {self.scalar(key, indent)}\n{' ' * indent}:")
+                self.put("? ")
+                self.scalar(key, indent)
+                self.put(" " * indent + ":")
             else:
-                self.put(string(key, indent, is_key=True) + ":")
+                self.put(string(key, indent, 0, is_key=True) + ":")
             item = plain(value[key])
             if isinstance(item, dict) and item:
                 self.put("\n" + " " * (indent + 2))
@@ -262,7 +269,8 @@ class YamlWriter:
                 self.put("\n" + " " * indent)
                 self.sequence(item, indent)
             else:
-                self.put(f" {self.scalar(item, indent)}\n")
+                self.put(" ")
+                self.scalar(item, indent)
 
     def sequence(self, value: list[Value], indent: int) -> None:
         """Append a sequence whose first dash stands where the text ends."""
@@ -274,29 +282,33 @@ class YamlWriter:
             elif isinstance(item, list) and item:
                 self.sequence(item, indent + 2)
             else:
-                self.put(self.scalar(item, indent) + "\n")
+                self.scalar(item, indent)
 
-    def scalar(self, value: Value, indent: int) -> str:
-        """Return what is no mapping or sequence with anything in it."""
-        match value:
-            case None:
-                return "null"
-            case bool():
-                return "true" if value else "false"
-            case Enum() | int():
-                return int.__repr__(value)
-            case float():
-                text = json_float(value)
-                if _INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**64:
-                    return text
-                return float_text(value)
-            case str():
-                return string(value, indent)
-            case dict():
-                return "{}"
-            case list():
-                return "[]"
-        raise FunctionError(f"a {type_name(value)} has no form in YAML")
+    def scalar(self, value: Value, indent: int) -> None:
+        """Append what is no mapping or sequence with anything in it, and a line end."""
+        if isinstance(value, str):
+            text = string(value, indent, self.column)
+        elif isinstance(value, float):
+            text = _yaml_float(value)
+        elif isinstance(value, bool):
+            text = "true" if value else "false"
+        elif isinstance(value, int):
+            text = int.__repr__(value)
+        elif isinstance(value, dict | list):
+            text = "[]" if isinstance(value, list) else "{}"
+        elif value is None:
+            text = "null"
+        else:
+            raise FunctionError(f"a {type_name(value)} has no form in YAML")
+        self.put(text + "\n")
+
+
+def _yaml_float(value: float) -> str:
+    """Return a float: through JSON, where a whole number has no point."""
+    text = json_float(value)
+    if _INTEGER.fullmatch(text) and -(2**63) <= int(text) < 2**64:
+        return str(int(text))
+    return float_text(value)
 
 
 @lru_cache(maxsize=1024)
@@ -339,24 +351,64 @@ def _is_timestamp(text: str) -> bool:
     return all(int(part) <= limit for part, limit in zip(clock, limits, strict=False))
 
 
-def string(text: str, indent: int, *, is_key: bool = False) -> str:
-    """Return a string as a scalar in the style that go-yaml chooses."""
-    if not text.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+def string(text: str, indent: int, column: int, *, is_key: bool = False) -> str:
+    """Return a string as a scalar in the style that go-yaml chooses.
+
+    It begins at ``column``; lines after the first are indented by two more than ``indent``.
+
+    Raises:
+        FunctionError: YAML cannot hold one of its characters.
+    """
+    if text.isascii() and text.isalnum() and not resolves(text):
+        return text
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         from base64 import b64encode
 
         return f"!!binary {b64encode(utf8(text)).decode()}"
+    forbidden = _FORBIDDEN.search(text)
+    if forbidden:
+        raise FunctionError(f"YAML cannot hold the character {forbidden.group()!r}")
     style = Analysis(text)
+    fold = None if is_key else Folder(column, indent + 2)
     if "\n" in text:
         if style.block and not is_key:
             return _literal(text, indent)
-        return _double_quoted(text)
+        return _double_quoted(text, fold)
     if resolves(text):
-        return _double_quoted(text)
+        return _double_quoted(text, fold)
     if style.plain:
-        return text
+        return fold.folded(text) if fold else text
     if style.single and not (is_key and style.multiline):
-        return "'" + text.replace("'", "''") + "'"
-    return _double_quoted(text)
+        text = text.replace("'", "''")
+        return f"'{fold.folded(text, quote=1) if fold else text}'"
+    return _double_quoted(text, fold)
+
+
+class Folder:
+    """Breaks scalars at the first single blank beyond ``MAX_COLUMN``."""
+
+    def __init__(self, column: int, indent: int) -> None:
+        self.column = column
+        self.pad = "\n" + " " * indent
+
+    def folded(self, text: str, quote: int = 0) -> str:
+        """Return a plain or single-quoted scalar in lines; ``quote`` is the quote's width."""
+        if self.column + len(text) <= MAX_COLUMN or " " not in text:
+            return text
+        out = []
+        column = self.column + quote
+        before = ""
+        for place, char in enumerate(text):
+            inside = not quote or 0 < place < len(text) - 1
+            lone = char == " " != before and text[place + 1 : place + 2] != " "
+            if lone and inside and column > MAX_COLUMN:
+                out.append(self.pad)
+                column = len(self.pad) - 1
+            else:
+                out.append(char)
+                column += 1
+            before = char
+        return "".join(out)
 
 
 class Analysis:
@@ -395,23 +447,33 @@ def _printable(char: str) -> bool:
     return code >= 0xA0 and code <= 0xFFFF
 
 
-def _double_quoted(text: str) -> str:
+def _double_quoted(text: str, fold: Folder | None) -> str:
     out = ['"']
-    for char in text:
-        code = ord(char)
+    column = fold.column + 1 if fold else 0
+    before = ""
+    for place, char in enumerate(text):
+        piece = char
         if char in '"\\' or char in _BREAKS or not _printable(char):
-            letter = _YAML_ESCAPES.get(code)
-            if letter is None:
-                letter = (
-                    f"x{code:02X}" if code <= 0xFF
-                    else f"u{code:04X}" if code <= 0xFFFF
-                    else f"U{code:08X}"
-                )  # fmt: skip
-            out.append("\\" + letter)
-        else:
-            out.append(char)
+            piece = "\\" + _yaml_escape(ord(char))
+        elif char == " " != before and fold and 0 < place < len(text) - 1 and column > MAX_COLUMN:
+            # A blank at the start of a line needs a backslash to count.
+            piece = fold.pad + ("\\" if text[place + 1] == " " else "")
+            column = -1
+        out.append(piece)
+        column += len(piece)
+        before = char if len(piece) == 1 or piece.startswith("\n") else ""
     out.append('"')
     return "".join(out)
+
+
+def _yaml_escape(code: int) -> str:
+    """Return what stands behind the backslash of an escaped character."""
+    letter = _YAML_ESCAPES.get(code)
+    if letter is not None:
+        return letter
+    if code <= 0xFF:
+        return f"x{code:02X}"
+    return f"u{code:04X}" if code <= 0xFFFF else f"U{code:08X}"
 
 
 def _literal(text: str, indent: int) -> str:

@@ -194,11 +194,9 @@ class _Parser:
             named = _NAMED.match(self.pattern, self.pos)
             flags = _FLAGS.match(self.pattern, self.pos)
             if named:
-                if named[1] in self.names:
-                    self.fail(f"the group {named[1]} stands twice")
                 self.groups += 1
                 number = self.groups
-                self.names[named[1]] = number
+                self.names.setdefault(named[1], number)
                 self.pos = named.end()
             elif flags and (flags[1] or flags[2] or flags[3] == ":"):
                 return self.flags(flags)

@@ -30,6 +30,7 @@ WORD = "harmlessword"
 SHORTEST = 4
 MAX_SAFE = 256
 MAX_BLAMED = 20
+MAX_BLAMED_SIZE = 100_000
 MAX_PARTS = 20_000
 
 _PLAIN = r"[A-Za-z0-9_/](?:[A-Za-z0-9._/@+=-]|:(?=[A-Za-z0-9_/]))*"
@@ -212,9 +213,20 @@ def _harmless_json(text: str) -> str:
 
 
 def taint(value: Value, origin: str, maker: Maker | None = None) -> Value:
-    """Return a value with all of its strings tainted."""
+    """Return a value with all of its strings tainted.
+
+    Raises:
+        LimitError: the value has too many parts.
+    """
+    return _tainted(value, origin, maker, [MAX_PARTS])
+
+
+def _tainted(value: Value, origin: str, maker: Maker | None, left: list[int]) -> Value:
+    left[0] -= 1
+    if left[0] < 0:
+        raise LimitError(f"a value has more than {MAX_PARTS} parts")
     match value:
-        case Tainted() | TaintedMap() | TaintedList():
+        case Tainted() | TaintedMap() | TaintedList() | StructList():
             return value
         case str():
             return Tainted.of(value, origin, maker)
@@ -226,12 +238,13 @@ def taint(value: Value, origin: str, maker: Maker | None = None) -> Value:
             return tainted
         case dict():
             return TaintedMap(
-                {Tainted.of(key, origin): taint(item, origin) for key, item in value.items()}
+                {
+                    Tainted.of(key, origin): _tainted(item, origin, None, left)
+                    for key, item in value.items()
+                }
             )
-        case StructList():
-            return value
         case list():
-            return TaintedList([taint(item, origin) for item in value])
+            return TaintedList([_tainted(item, origin, None, left) for item in value])
     return value
 
 
@@ -256,11 +269,8 @@ def culprits(parts: list[str], suspects: dict[int, Tainted]) -> list[str] | None
     expected = structure(frozenset())
     if expected is None or _same(expected, structure(frozenset(suspects))):
         return None
-    alone = [
-        index
-        for index in list(suspects)[:MAX_BLAMED]
-        if not _same(expected, structure(frozenset({index})))
-    ]
+    each = list(suspects)[:MAX_BLAMED] if sum(map(len, parts)) < MAX_BLAMED_SIZE else []
+    alone = [index for index in each if not _same(expected, structure(frozenset({index})))]
     return sorted({suspects[index].origin for index in alone or suspects})
 
 

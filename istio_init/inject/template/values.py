@@ -89,6 +89,12 @@ class StringMap(dict[str, str]):
     __slots__ = ()
 
 
+class NilMap(dict[str, object]):
+    """A map[string]interface {} that is nil: it has nothing, and takes nothing."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One field of a struct: its key in JSON, and how its value is read.

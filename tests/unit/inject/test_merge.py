@@ -10,55 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.inject.merge import strategic_merge
-from istio_init.inject.pod_fields import STRUCTS, Shape
+from istio_init.inject.pod_fields import MERGE_KEYS, Shape, fields_of
 from istio_init.inject.problems import InjectionError
 
 Json = dict[str, Any]
-
-KEYS_OF_LISTS = {
-    ("PodSpec", "containers"): "name",
-    ("PodSpec", "initContainers"): "name",
-    ("PodSpec", "ephemeralContainers"): "name",
-    ("PodSpec", "volumes"): "name",
-    ("PodSpec", "imagePullSecrets"): "name",
-    ("PodSpec", "schedulingGates"): "name",
-    ("PodSpec", "resourceClaims"): "name",
-    ("PodSpec", "hostAliases"): "ip",
-    ("PodSpec", "topologySpreadConstraints"): "topologyKey",
-    ("Container", "env"): "name",
-    ("Container", "ports"): "containerPort",
-    ("Container", "volumeMounts"): "mountPath",
-    ("Container", "volumeDevices"): "devicePath",
-    ("EphemeralContainer", "env"): "name",
-    ("EphemeralContainer", "ports"): "containerPort",
-    ("EphemeralContainer", "volumeMounts"): "mountPath",
-    ("EphemeralContainer", "volumeDevices"): "devicePath",
-    ("ObjectMeta", "ownerReferences"): "uid",
-    ("ObjectMeta", "finalizers"): "",
-}
 
 
 def spec(**fields: object) -> Json:
     return {"spec": fields}
 
 
-def test_the_table_has_the_keys_that_kubernetes_merges_lists_by() -> None:
-    found = {
-        (name, field.name): field.merge_key
-        for name, struct in STRUCTS.items()
-        for field in struct.values()
-        if field.merge_key is not None
-    }
-    assert found == KEYS_OF_LISTS
-
-
 def test_every_list_with_a_key_holds_structs_that_have_it() -> None:
-    for (name, field), key in KEYS_OF_LISTS.items():
-        element = STRUCTS[name][field].type.element
-        assert element is not None
-        if key:
-            assert element.shape is Shape.STRUCT
-            assert key in STRUCTS[element.struct]
+    for name, keys in MERGE_KEYS.items():
+        for field, key in keys.items():
+            kind = fields_of(name)[field].type
+            assert kind.shape is Shape.LIST
+            assert kind.element is not None
+            if key:
+                assert kind.element.shape is Shape.STRUCT
+                assert key in fields_of(kind.element.struct)
+            else:
+                assert kind.element.shape is Shape.TEXT
 
 
 @pytest.mark.parametrize(

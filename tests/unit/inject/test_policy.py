@@ -307,6 +307,66 @@ def test_what_is_no_text_is_read_as_istio_reads_it() -> None:
     assert pod == Subject({INJECT: "true", "x": "", "1": "2"}, request_namespace="shop")
 
 
+def test_selectors_that_are_no_list_are_passed_over() -> None:
+    settings = policy.policy_of({"policy": ENABLED, "neverInjectSelector": "team=a"}, NEW)
+
+    assert settings.passed_over == ('neverInjectSelector is a list of selectors, not "team=a"',)
+
+
+def entry(**settings: object) -> webhooks.WebhookEntry:
+    """Return the entry of a configuration that is nobody's chart."""
+    name = f"ours.{webhooks.SUFFIX}"
+    rule = {"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"]}
+    webhook = {"name": name, "rules": [rule], **settings}
+    data = {"kind": "MutatingWebhookConfiguration", "webhooks": [webhook]}
+    (only,), _ = webhooks.entries_of(data)
+    return only
+
+
+def needs(key: str, operator: str, *values: str) -> dict[str, object]:
+    return {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "pod", "text"),
+    [
+        ({"objectSelector": needs("mesh", "Exists")}, Subject(), "set the pod label mesh=true;"),
+        (
+            {"objectSelector": needs("mesh", "NotIn", "no")},
+            Subject({"mesh": "no"}),
+            "remove the pod label mesh;",
+        ),
+        (
+            {"namespaceSelector": needs("team", "In", "a", "b")},
+            Subject(),
+            "set the namespace label team=a (",
+        ),
+        (
+            {"namespaceSelector": needs("kubernetes.io/metadata.name", "NotIn", "shop")},
+            Subject(namespace="shop"),
+            "no label or annotation leads into the mesh here",
+        ),
+        ({"rules": []}, Subject(), "no label or annotation leads into the mesh here"),
+    ],
+)
+def test_remedies_for_entries_of_others(
+    settings: dict[str, object], pod: Subject, text: str
+) -> None:
+    decision = policy.decide(pod, InjectionPolicy(NEW), (entry(**settings),))
+
+    assert not decision.inject
+    assert decision.remedy.text.startswith(text)
+
+
+def test_entries_that_do_not_name_pods_or_have_conditions_say_so() -> None:
+    both = (entry(rules=[]), entry(matchConditions=[{"name": "x"}]))
+
+    first, second, *_ = policy.decide(Subject(), InjectionPolicy(NEW), both).steps
+
+    assert first.result == "does not match: its rules do not name the creation of pods"
+    assert second.result == "matches, if its matchConditions do, which are not evaluated here"
+
+
 words = st.sampled_from(["true", "false", "", "yes", "enabled", "default", "canary", "\x1b[31m"])
 keys = st.sampled_from([INJECT, "istio.io/rev", "istio-injection", "team"])
 labels = st.dictionaries(keys, words)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
 import zlib
 
 from istio_init.inject.template.errors import FunctionError
@@ -16,7 +15,9 @@ from istio_init.inject.template.sprig.convert import room_for
 from istio_init.inject.template.values import Value, from_utf8, utf8
 
 FUNCTIONS = Registry()
-_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]*=*[\r\n]*")
+_PAD = ord("=")
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_BASE32 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 
 @FUNCTIONS.add("b64enc", "string")
@@ -27,18 +28,43 @@ def _b64enc(text: str) -> str:
 
 @FUNCTIONS.add("b64dec", "string")
 def _b64dec(text: str) -> str:
-    bare = text.replace("\r", "").replace("\n", "")
-    bad = re.search(r"[^A-Za-z0-9+/]", bare)
-    start = len(bare) if bad is None else bad.start()
-    padding = bare[start:]
-    # Go names the first byte that cannot be there.
-    if set(padding) - {"="} or len(padding) > 2 or len(bare) % 4 or (start % 4 == 1):
-        where = start if set(padding[:1]) - {"="} or not padding else min(start, len(bare))
-        return f"illegal base64 data at input byte {where}"
     try:
-        return from_utf8(base64.b64decode(bare))
-    except binascii.Error:
-        return f"illegal base64 data at input byte {start}"
+        return from_utf8(base64_bytes(utf8(text)))
+    except _CorruptError as error:
+        return f"illegal base64 data at input byte {error.position}"
+
+
+class _CorruptError(Exception):
+    """Text that is no base 64 or 32, and at which byte of it Go finds out."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+
+def base64_bytes(data: bytes) -> bytes:
+    """Return what base 64 with padding stands for; line ends in it count for nothing."""
+    places = [place for place, byte in enumerate(data) if byte not in b"\r\n"]
+    for number, place in enumerate(places):
+        if data[place] in _BASE64:
+            continue
+        column = number % 4
+        if data[place] != _PAD or column < 2:
+            raise _CorruptError(place)
+        behind = places[number + 1 :]
+        if column == 2:
+            if not behind:
+                raise _CorruptError(len(data))
+            if data[behind[0]] != _PAD:
+                raise _CorruptError(behind[0] - 1)
+            behind = behind[1:]
+        if behind:
+            raise _CorruptError(behind[0])
+        break
+    else:
+        rest = len(places) % 4
+        if rest:
+            raise _CorruptError(len(data) - rest)
+    return binascii.a2b_base64(bytes(data[place] for place in places))
 
 
 @FUNCTIONS.add("b32enc", "string")
@@ -49,13 +75,34 @@ def _b32enc(text: str) -> str:
 
 @FUNCTIONS.add("b32dec", "string")
 def _b32dec(text: str) -> str:
-    bare = text.replace("\r", "").replace("\n", "")
-    bad = re.search(r"[^A-Z2-7]", bare)
-    start = len(bare) if bad is None else bad.start()
     try:
-        return from_utf8(base64.b32decode(bare))
-    except binascii.Error:
-        return f"illegal base32 data at input byte {start}"
+        return from_utf8(base32_bytes(utf8(text)))
+    except _CorruptError as error:
+        return f"illegal base32 data at input byte {error.position}"
+
+
+def base32_bytes(data: bytes) -> bytes:
+    """Return what base 32 with padding stands for; line ends in it count for nothing."""
+    data = data.replace(b"\r", b"").replace(b"\n", b"")
+    size = len(data)
+    for place, byte in enumerate(data):
+        column, rest = place % 8, size - place - 1
+        if byte == _PAD and column >= 2 and rest < 8:
+            if rest + column < 7:
+                raise _CorruptError(size)
+            for number in range(7 - column):
+                if rest > number and data[place + 1 + number] != _PAD:
+                    raise _CorruptError(place + number)
+            if column in {1, 3, 6}:
+                raise _CorruptError(place)
+            data = data[:place] + b"=" * (8 - column)
+            break
+        if byte not in _BASE32:
+            raise _CorruptError(place)
+    else:
+        if size % 8:
+            raise _CorruptError(size - size % 8)
+    return base64.b32decode(data)
 
 
 @FUNCTIONS.add("sha1sum", "string")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.functions import Registry
 from istio_init.inject.template.sprig.convert import Counter, deep_copy, is_empty, string
-from istio_init.inject.template.values import StringMap, Value, kind_name
+from istio_init.inject.template.values import NilMap, StringMap, Value, kind_name
 
 FUNCTIONS = Registry()
 
@@ -23,6 +23,8 @@ def _get(values: dict[str, Value], key: str) -> Value:
 
 @FUNCTIONS.add("set", "map[string]any; string; any", gives_text=False)
 def _set(values: dict[str, Value], key: str, value: Value) -> dict[str, Value]:
+    if isinstance(values, NilMap):
+        raise FunctionError("nil is no map that could be changed")
     if _holds(value, values, Counter()):
         raise FunctionError("a map cannot be put into itself")
     values[key] = value
@@ -84,9 +86,7 @@ def _merge(
         known = into.get(key)
         if isinstance(known, dict) and isinstance(value, dict) and known:
             _merge(known, value, counter, overwrite=overwrite)
-        elif is_empty(value) and key in into:
-            continue
-        elif key not in into or is_empty(known) or overwrite:
+        elif overwrite or key not in into or is_empty(known):
             into[key] = deep_copy(value, counter) if isinstance(value, dict) else value
 
 

@@ -28,8 +28,8 @@ def _down(char: str) -> str:
 def _title(text: str) -> str:
     out, before = [], " "
     for char in text:
-        starts = not (before.isalnum() or before in {"_", "'"}) and _separates(before)
-        out.append(char.title() if starts and len(char.title()) == 1 else char)
+        starts = _separates(before) and len(char.title()) == 1
+        out.append(char.title() if starts else char)
         before = char
     return "".join(out)
 
@@ -138,32 +138,37 @@ class _Words:
     """Splits CamelCase into words and joins them with one connector."""
 
     def __init__(self, text: str, connector: str) -> None:
-        self.rest = text
+        self.text = text
+        self.pos = 0
         self.connector = connector
         self.out: list[str] = []
 
+    @property
+    def ends(self) -> bool:
+        """Whether the whole text has been read."""
+        return self.pos >= len(self.text)
+
     def next(self) -> tuple[str, str]:
         """Return the kind and text of the next word; ``("", "")`` at the end."""
-        text = self.rest
-        if not text:
+        if self.ends:
             return "", ""
-        kind = _kind(text[0])
-        end = 1
+        text, start = self.text, self.pos
+        kind = _kind(text[start])
+        end = start + 1
         if kind == "upper":
-            end = self.upper_end(text)
+            end = self.upper_end()
         else:
             while end < len(text) and _continues(kind, text[end]):
                 end += 1
-        self.rest = text[end:]
-        return kind, text[:end]
+        self.pos = end
+        return kind, text[start:end]
 
-    @staticmethod
-    def upper_end(text: str) -> int:
+    def upper_end(self) -> int:
         """Return where a word ends that begins with a capital: ``HTTP|Status``, ``Http``."""
-        end = 1
-        if len(text) == 1:
-            return 1
-        if text[1].isupper():
+        text, end = self.text, self.pos + 1
+        if end == len(text):
+            return end
+        if text[end].isupper():
             while end < len(text) and text[end].isupper():
                 end += 1
             return end - 1 if end < len(text) and text[end].isalpha() else end
@@ -187,7 +192,7 @@ class _Words:
     def joined(self) -> str:
         """Return the words, joined."""
         kind, word = self.next()
-        while self.rest:
+        while not self.ends:
             if kind != "connector":
                 self.put(kind, word)
             before, last = kind, word
@@ -200,7 +205,7 @@ class _Words:
                 pass
             elif kind != "number":
                 self.connect_before(kind)
-            elif self.rest:
+            elif not self.ends:
                 kind, word = self.number(word)
         self.put(kind, word)
         return "".join(self.out)

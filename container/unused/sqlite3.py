@@ -1,1 +1,0 @@
-"""Stands where SQLite would: pyroute2 names it for a database that istio-init never opens."""

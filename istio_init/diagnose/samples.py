@@ -1,0 +1,444 @@
+"""Packets that stand for a pod's traffic, one for each rule of a plan, and where they go.
+
+A rule of a plan is there for some packets. For each rule one packet is made that meets
+it when only the plan's rules are there; live rules keep the plan's promise if that
+packet goes the same way there.
+
+A packet stands for most of what its rule is for: the interface of the default route,
+and of addresses, ports and users the largest range that no rule treats apart. So a
+rule of others that names one port or one range takes no such packet, and one that
+takes half of all addresses does.
+"""
+
+from __future__ import annotations
+
+from istio_init.diagnose.packet import LO, Packet
+from istio_init.diagnose.trace import Routes, Rules, Trace, TraceStep, Verdict, trace
+from istio_init.formats.iptables import match_negated
+from istio_init.formats.save_reader import parts
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules import matches as m
+from istio_init.rules import targets as t
+from istio_init.rules.model import BUILTIN_CHAINS, ForeignRule, Rule
+from istio_init.rules.names import LOOPBACK_IPV6
+from istio_init.rules.ranges import IPV4
+from istio_init.rules.sets import joined, span_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Literal
+
+    from istio_init.diagnose.packet import ConntrackState, Hook
+    from istio_init.rules.model import Plan, Ruleset, Table
+    from istio_init.rules.ranges import Family, Network
+    from istio_init.rules.sets import Span
+
+    Field = Literal["source", "destination", "sport", "dport", "uid", "gid"]
+    Spans = tuple[Span, ...]
+
+# Rules of one chain with one flag and one effect are alike: some of them stand for all.
+_MOST_ALIKE = 8
+# How many ranges of a field are tried, the largest first.
+_MOST_RANGES = 4
+_HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
+# A client's port, which no rule is likely to name.
+_CLIENT_PORT = 40000
+_PORTS: Spans = ((1, 0xFFFF),)
+# The ids that images are built with; beyond them are those that a platform hands out.
+_IDS: Spans = ((0, 0xFFFF),)
+_ALL_IDS: Spans = ((0, 0xFFFFFFFE),)
+# Where a pod's peers are: no loopback, link-local or multicast addresses.
+# Sources: RFC 6890, RFC 4291.
+_UNICAST: dict[Family, Spans] = {
+    "ipv4": joined([(0x01000000, 0x7EFFFFFF), (0x80000000, 0xA9FDFFFF), (0xA9FF0000, 0xDFFFFFFF)]),
+    "ipv6": ((0x2000 << 112, (0x4000 << 112) - 1), (0xFC00 << 112, (0xFE00 << 112) - 1)),
+}
+_LOOPBACK: dict[Family, Spans] = {
+    "ipv4": ((0x7F000000, 0x7FFFFFFF),),
+    "ipv6": (span_of(LOOPBACK_IPV6),),
+}
+# What stands in for an address that the pod does not have. Sources: RFC 5737, RFC 3849.
+_NO_ADDRESS: dict[Family, int] = {"ipv4": 0xC0000205, "ipv6": (0x20010DB8 << 96) + 5}
+
+
+class PodNetwork(Record):
+    """How a pod is connected: its interfaces but lo, the main one first, and its addresses."""
+
+    interfaces: tuple[str, ...] = ("eth0",)
+    addresses: tuple[Network, ...] = ()
+
+
+class Sample(Record):
+    """Packets for one rule of a plan, the one that stands for most of its traffic first.
+
+    ``chain`` is the rule's, ``verdict`` what the plan's rules alone do with each.
+    """
+
+    rule: Rule
+    chain: str
+    packets: tuple[Packet, ...]
+    verdict: Verdict
+
+
+class Deviation(Record):
+    """A sample that does not go where the plan sends it.
+
+    ``packet`` is the one of the sample that was followed, ``way`` its trace through the
+    live rules, and ``blamed`` the step of it at which a rule that is not the plan's
+    decided, None where no such rule did. ``certain`` is False where the packet may go
+    its way, depending on something that is not known.
+    """
+
+    sample: Sample
+    packet: Packet
+    way: Trace
+    blamed: TraceStep | None
+    certain: bool
+
+
+def samples(
+    plan: Plan, family: Family, pod: PodNetwork, others: Iterable[Rule | ForeignRule] = ()
+) -> tuple[Sample, ...]:
+    """Return the packets that stand for the traffic of a family, in the order of the rules.
+
+    ``others`` are the rules that are not the plan's and may treat packets apart.
+    """
+    ruleset = plan.ruleset(family)
+    routes = Routes(tuple(one for one in plan.routes if one.family == family), pod.interfaces[0])
+    maker = _Maker(family, pod, _boundaries(ruleset, others))
+    found: dict[tuple[Packet, ...], Sample] = {}
+    for one in _spread(_reached(ruleset)):
+        packets = tuple(maker.packets(one.hook, one.matches))
+        sample = _sample(one, packets, ruleset, routes)
+        if sample is not None:
+            found.setdefault(sample.packets, sample)
+    return tuple(found.values())
+
+
+def deviation(
+    sample: Sample, orders: Sequence[tuple[Rules, ...]], routes: Routes, planned: Ruleset
+) -> Deviation | None:
+    """Return where a sample goes in place of where the plan sends it, None if it goes there.
+
+    ``orders`` are the live rules, once for each order in which the kernel may ask their
+    backends: it has to go there in each. A packet that a firewall stops proves nothing
+    as long as another one of the sample arrives.
+    """
+    first = None
+    for packet in sample.packets:
+        worst = None
+        for rulesets in orders:
+            way = trace(rulesets, packet, routes)
+            if way.outcome != sample.verdict:
+                worst = way
+                break
+            if not way.certain:
+                worst = worst or way
+        if worst is None:
+            return None
+        here = Deviation(
+            sample,
+            packet,
+            worst,
+            _blamed(worst, planned),
+            certain=worst.outcome != sample.verdict,
+        )
+        first = first or here
+        if not here.certain or worst.outcome.fate not in ("dropped", "rejected"):
+            return here
+    return first
+
+
+def _blamed(way: Trace, planned: Ruleset) -> TraceStep | None:
+    """Return the first step with which a rule that is not the plan's decided."""
+    for step in way.steps:
+        if step.rule is None or step.tried not in ("yes", "unknown"):
+            continue
+        table = planned.table(step.table)
+        chain = table.chain(step.chain) if table else None
+        planned_too = chain is not None and step.rule in chain.rules
+        if not planned_too and (step.did or step.tried == "unknown"):
+            return step
+    return None
+
+
+def _sample(
+    reached: _Reached, packets: tuple[Packet, ...], ruleset: Ruleset, routes: Routes
+) -> Sample | None:
+    """Return the sample of a rule; None where no packet meets it."""
+    planned = (Rules(ruleset),)
+    kept = []
+    verdict = None
+    for packet in packets:
+        way = trace(planned, packet, routes)
+        meets = any(step.rule is reached.rule and step.tried == "yes" for step in way.steps)
+        if meets and way.certain and verdict in (None, way.outcome):
+            verdict = way.outcome
+            kept.append(packet)
+    return Sample(reached.rule, reached.chain, tuple(kept), verdict) if verdict else None
+
+
+class _Reached(Record):
+    """A rule at which a way through a plan ends, and every match on that way."""
+
+    hook: Hook
+    chain: str
+    rule: Rule
+    matches: tuple[m.Match, ...]
+
+
+def _reached(ruleset: Ruleset) -> Iterator[_Reached]:
+    """Yield each rule at which a way through the plan ends."""
+    for table in ruleset.tables:
+        for hook in _HOOKS:
+            if hook in BUILTIN_CHAINS[table.name]:
+                yield from _within(table, hook, hook, (), ())
+
+
+def _within(
+    table: Table, hook: Hook, name: str, matches: tuple[m.Match, ...], way: tuple[str, ...]
+) -> Iterator[_Reached]:
+    chain = table.chain(name)
+    for rule in chain.rules if chain and name not in way else ():
+        if not isinstance(rule, Rule):
+            continue
+        both = (*matches, *rule.matches)
+        match rule.target:
+            case t.Jump(target) if table.chain(target):
+                yield from _within(table, hook, target, both, (*way, name))
+            case t.CtZone() | t.SaveMark() | t.RestoreMark():
+                # They change no packet's way by themselves.
+                continue
+            case _:
+                yield _Reached(hook, name, rule, both)
+
+
+def _spread(reached: Iterable[_Reached]) -> Iterator[_Reached]:
+    """Yield some of the rules that are alike, from the first to the last, and all others."""
+    alike: dict[tuple[str, str, str, str], list[_Reached]] = {}
+    for one in reached:
+        reason = one.rule.reason
+        alike.setdefault((one.hook, one.chain, reason.flag, reason.effect), []).append(one)
+    for group in alike.values():
+        if len(group) <= _MOST_ALIKE:
+            yield from group
+        else:
+            last = len(group) - 1
+            yield from (group[last * step // (_MOST_ALIKE - 1)] for step in range(_MOST_ALIKE))
+
+
+def _boundaries(
+    ruleset: Ruleset, others: Iterable[Rule | ForeignRule]
+) -> dict[Field, frozenset[int]]:
+    """Return for each field the values at which some rule begins to treat packets apart."""
+    fields: dict[Field, set[int]] = {}
+    ours = (rule for table in ruleset.tables for chain in table.chains for rule in chain.rules)
+    for rule in (*ours, *others):
+        for match in _matches_of(rule, ruleset.family):
+            field, spans = _numbers(match, ruleset.family)
+            if field:
+                edges = fields.setdefault(field, set())
+                edges.update(low for low, _ in spans)
+                edges.update(high + 1 for _, high in spans)
+    return {field: frozenset(edges) for field, edges in fields.items()}
+
+
+def _matches_of(rule: Rule | ForeignRule, family: Family) -> tuple[m.Match, ...]:
+    if isinstance(rule, Rule):
+        return rule.matches
+    return parts(rule.spelled, family).matches
+
+
+def _numbers(match: m.Match, family: Family) -> tuple[Field | None, Spans]:
+    """Return the field of a packet that a match compares with ranges, and these."""
+    match match:
+        case m.Source(network) if network.family == family:
+            return "source", (span_of(network),)
+        case m.Destination(network) if network.family == family:
+            return "destination", (span_of(network),)
+        case m.Ports():
+            return match.side, ((match.ports.low, match.ports.high),)
+        case m.MultiPorts():
+            return match.side, joined((one.low, one.high) for one in match.ports)
+        case m.Owner():
+            return match.kind, ((match.ids.low, match.ids.high),)
+        case _:
+            return None, ()
+
+
+class _Maker:
+    """Makes packets that meet all of some matches."""
+
+    def __init__(
+        self, family: Family, pod: PodNetwork, boundaries: dict[Field, frozenset[int]]
+    ) -> None:
+        self._family = family
+        self._pod = pod
+        self._boundaries = boundaries
+        own = [span_of(one) for one in pod.addresses if one.family == family]
+        self._own: Spans = joined(own or [(_NO_ADDRESS[family], _NO_ADDRESS[family])])
+
+    def packets(self, hook: Hook, matches: tuple[m.Match, ...]) -> Iterator[Packet]:
+        """Yield packets, the one that stands for most of the traffic first; none if none can be."""
+        interface = self._interface(hook, matches)
+        protocol = _protocol(matches)
+        state = _state(matches)
+        if interface is None or protocol is None or state is None:
+            return
+        spans = self._spans(hook, interface, matches)
+        ranges = {field: self._ranges(field, allowed) for field, allowed in spans.items()}
+        if not all(ranges.values()):
+            return
+        typical = {field: _typical(one[0]) for field, one in ranges.items()}
+        out = hook == "OUTPUT"
+        packet = Packet(
+            self._family,
+            hook,
+            protocol,
+            source=self._packed(typical["source"]),
+            destination=self._packed(typical["destination"]),
+            sport=typical["sport"],
+            dport=typical["dport"],
+            iif="" if out else interface,
+            oif=interface if out else "",
+            owned=out,
+            uid=typical["uid"] if out else None,
+            gid=typical["gid"] if out else None,
+            mark=_mark(matches, m.Mark),
+            connmark=_mark(matches, m.ConnMark),
+            state=state,
+            socket=any(isinstance(one, m.Socket) for one in matches),
+        )
+        yield packet
+        yield from (packet.replace(dport=_typical(span)) for span in ranges["dport"][1:])
+        for span in ranges["destination"][1:]:
+            yield packet.replace(destination=self._packed(_typical(span)))
+
+    def _packed(self, address: int) -> bytes:
+        return address.to_bytes(4 if self._family == IPV4 else 16, "big")
+
+    def _spans(
+        self, hook: Hook, interface: str, matches: tuple[m.Match, ...]
+    ) -> dict[Field, Spans]:
+        """Return the values that each field of a packet may have."""
+        everywhere = _UNICAST[self._family]
+        peers = _without(everywhere, self._own)
+        own = self._own
+        local = joined((*own, *_LOOPBACK[self._family]))
+        if hook == "OUTPUT":
+            usual: dict[Field, Spans] = {
+                "source": own,
+                "destination": own if interface == LO else peers,
+            }
+        else:
+            usual = {"source": own if interface == LO else peers, "destination": own}
+        usual |= {"sport": ((_CLIENT_PORT, _CLIENT_PORT),), "dport": _PORTS}
+        usual |= {"uid": _IDS, "gid": _IDS}
+        most: dict[Field, Spans] = {
+            "source": joined((*everywhere, *local)),
+            "destination": joined((*everywhere, *local)),
+            "sport": _PORTS,
+            "dport": _PORTS,
+            "uid": _ALL_IDS,
+            "gid": _ALL_IDS,
+        }
+        return {
+            field: self._allowed(field, spans, matches)
+            or self._allowed(field, most[field], matches)
+            for field, spans in usual.items()
+        }
+
+    def _allowed(self, field: Field, spans: Spans, matches: tuple[m.Match, ...]) -> Spans:
+        for match in matches:
+            named, values = _numbers(match, self._family)
+            if named == field:
+                spans = _without(spans, values) if match_negated(match) else _meet(spans, values)
+        return spans
+
+    def _ranges(self, field: Field, allowed: Spans) -> tuple[Span, ...]:
+        """Return the largest ranges of allowed values that every rule treats alike."""
+        edges = sorted(self._boundaries.get(field, ()))
+        pieces = []
+        for low, high in allowed:
+            starts = [low, *(edge for edge in edges if low < edge <= high)]
+            ends = [*(start - 1 for start in starts[1:]), high]
+            pieces += list(zip(starts, ends, strict=True))
+        pieces.sort(key=lambda span: (span[0] - span[1], span))
+        return tuple(pieces[:_MOST_RANGES])
+
+    def _interface(self, hook: Hook, matches: tuple[m.Match, ...]) -> str | None:
+        """Return the interface of a packet: the main one if the matches let it."""
+        kind = m.OutInterface if hook == "OUTPUT" else m.InInterface
+        named = [one for one in matches if isinstance(one, kind)]
+        for one in named:
+            # A name that is asked for may be of an interface that the pod lacks.
+            if not one.negated and one.name not in (LO, *self._pod.interfaces):
+                return one.name.replace("+", "0")
+        for match in matches:
+            if isinstance(match, m.Destination | m.Source) and not match.negated:
+                span = span_of(match.network)
+                if match.network.family == self._family and _meet((span,), _LOOPBACK[self._family]):
+                    return LO if _meets(LO, named) else None
+        for interface in (*self._pod.interfaces, LO):
+            if _meets(interface, named):
+                return interface
+        return None
+
+
+def _meets(interface: str, named: Sequence[m.InInterface | m.OutInterface]) -> bool:
+    return all(
+        (interface.startswith(one.name[:-1]) if one.name.endswith("+") else interface == one.name)
+        != one.negated
+        for one in named
+    )
+
+
+def _protocol(matches: tuple[m.Match, ...]) -> str | None:
+    asked = {one.name for one in matches if isinstance(one, m.Proto) and not one.negated}
+    asked |= {one.protocol for one in matches if isinstance(one, m.Ports)}
+    refused = {one.name for one in matches if isinstance(one, m.Proto) and one.negated}
+    for name in asked or ("tcp", "udp", "icmp"):
+        if asked <= {name} and name not in refused:
+            return name
+    return None
+
+
+def _state(matches: tuple[m.Match, ...]) -> ConntrackState | None:
+    states: tuple[ConntrackState, ...] = ("NEW", "ESTABLISHED", "RELATED", "INVALID")
+    asked = [one for one in matches if isinstance(one, m.CtState)]
+    for state in states:
+        if all((state in one.states) != one.negated for one in asked):
+            return state
+    return None
+
+
+def _mark(matches: tuple[m.Match, ...], kind: type[m.Mark | m.ConnMark]) -> int:
+    asked = [one for one in matches if isinstance(one, kind)]
+    values = [0, *(one.value for one in asked if not one.negated), 1, 2]
+    for value in values:
+        if all((value & one.mask == one.value) != one.negated for one in asked):
+            return value
+    return 0
+
+
+def _typical(span: Span) -> int:
+    """Return a value in the middle of a range, as unlike its ends as can be."""
+    low, high = span
+    return (low + high) // 2
+
+
+def _meet(some: Spans, others: Spans) -> Spans:
+    both = ((max(a, c), min(b, d)) for a, b in some for c, d in others)
+    return tuple(sorted((low, high) for low, high in both if low <= high))
+
+
+def _without(some: Spans, others: Spans) -> Spans:
+    left = some
+    for low, high in others:
+        left = tuple(
+            piece
+            for a, b in left
+            for piece in ((a, min(b, low - 1)), (max(a, high + 1), b))
+            if piece[0] <= piece[1]
+        )
+    return left
