@@ -104,7 +104,7 @@ class IptablesNft:
             now = nfnetlink.generation()
             if before is not None and before.generation == now is not None:
                 break
-            found = nfnetlink.contents(nfnetlink.IPTABLES_PLACES, sets=False)
+            found = nfnetlink.contents(nfnetlink.IPTABLES_PLACES, now, sets=False)
             if found is None:
                 raise UnsupportedError(
                     "this kernel has no nf_tables",

@@ -130,7 +130,7 @@ class Nftables:
             now = nfnetlink.generation()
             if before is not None and before.generation == now is not None:
                 return before
-            found = nfnetlink.contents(nfnetlink.NATIVE_PLACES, sets=True)
+            found = nfnetlink.contents(nfnetlink.NATIVE_PLACES, now, sets=True)
             if found is None:
                 raise UnsupportedError(
                     "this kernel has no nf_tables",

@@ -120,17 +120,16 @@ def has_rules(place: TablePlace) -> bool:
     return bool(_dump(objects.GET_RULE, objects.asked(*place)))
 
 
-def contents(places: frozenset[TablePlace], *, sets: bool) -> Contents | None:
+def contents(places: frozenset[TablePlace], now: int | None, *, sets: bool) -> Contents | None:
     """Return what stands in tables, or None without nf_tables.
 
     Those that are not there are left out. Only with ``sets`` are sets and objects
-    of other kinds looked at. It is of one moment if ``generation`` was the same
-    before and is afterwards.
+    of other kinds looked at. It is of one moment if ``generation`` was ``now``
+    before and is so afterwards.
 
     Raises:
         ApplyError: this process may not ask.
     """
-    now = generation()
     raw: list[bytes] = []
     found = _in(places, objects.GET_TABLE, objects.read_table, raw)
     if found is None:

@@ -133,7 +133,7 @@ def test_dry_run_prints_the_script_that_is_applied(case: Case) -> None:
 
 def kernel_objects() -> list[tuple[object, ...]]:
     """Return what the kernel holds of our tables, but for the numbers it gives to objects."""
-    found = nfnetlink.contents(nfnetlink.NATIVE_PLACES, sets=True)
+    found = nfnetlink.contents(nfnetlink.NATIVE_PLACES, None, sets=True)
     assert found is not None
     assert not found.others
     objects: list[tuple[object, ...]] = [(one,) for one in (*found.tables, *found.chains)]

@@ -21,6 +21,7 @@ from istio_init.formats.netlink import (
     packed_name,
     read_attributes,
 )
+from istio_init.formats.nf_tables.messages import template_of
 from istio_init.lean import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -390,11 +391,6 @@ def with_set_numbers(expressions: bytes, numbers: dict[str, int]) -> bytes:
             outer[_EXPR_DATA] = b"".join(attribute(*one) for one in given.items())
         found.append(attribute(kind, b"".join(attribute(*one) for one in outer.items())))
     return b"".join(found)
-
-
-def template_of(name: str) -> str:
-    """Return what the kernel makes the name of a set without one of."""
-    return name.rstrip("0123456789") + "%d"
 
 
 class Reader:

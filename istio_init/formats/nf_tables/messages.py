@@ -17,7 +17,6 @@ from istio_init.formats.netlink import (
     packed_name,
     read_attributes,
 )
-from istio_init.formats.nf_tables.expressions import template_of
 from istio_init.lean import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -419,6 +418,11 @@ def element(key: bytes, *, ends: bool = False, open_ended: bool = False) -> byte
     if open_ended:
         body += attribute(6, _OPEN_ENDED)
     return attribute(_LIST_ELEMENT, body)
+
+
+def template_of(name: str) -> str:
+    """Return what the kernel makes the name of a set without one of."""
+    return name.rstrip("0123456789") + "%d"
 
 
 def replayed(kind: int, body: bytes) -> Message:
