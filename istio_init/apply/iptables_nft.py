@@ -62,6 +62,10 @@ class IptablesNft:
     wanted = staticmethod(ownership.wanted)
     restored = staticmethod(ownership.restored)
 
+    def as_written(self, ruleset: Ruleset) -> Ruleset:
+        """Return a rule set in the form in which it is read back once it was written."""
+        return ruleset
+
     def __init__(self) -> None:
         self._readers = {family: iptables.Reader(family) for family in FAMILIES}
         self._contents: Contents | None = None

@@ -164,6 +164,10 @@ class Nftables:
         """Return the tables of ``before``, and every other one of ``live`` empty."""
         return _in_place_of(live, before)
 
+    def as_written(self, ruleset: Ruleset) -> Ruleset:
+        """Return a rule set in the form in which it is read back once it was written."""
+        return canonical(ruleset)
+
     def commit(self, changes: tuple[TableChanges, ...], results: tuple[Ruleset, ...]) -> None:
         """Exchange the rules of the tables that change, all in one kernel transaction.
 

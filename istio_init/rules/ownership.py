@@ -193,6 +193,13 @@ def _is_tproxy_shape(chain: str, rule: Rule, marks: frozenset[int]) -> bool:
     match chain, rule.matches, rule.target:
         case "PREROUTING", (m.Proto("tcp", False), m.Mark(value, mask, False)), t.SaveMark():
             return value in marks and mask == FULL_MASK
+        case (
+            "PREROUTING",
+            # As it stands while rules move from one backend to another.
+            (m.InInterface("lo", False), m.Proto("tcp", False), m.Mark(value, mask, False)),
+            t.SaveMark(),
+        ):
+            return value in marks and mask == FULL_MASK
         case "OUTPUT", (to, m.Proto("tcp", False), m.Mark(value, mask, False)), t.Return():
             return to == _TO_LOCAL and value in marks and mask == FULL_MASK
         case "OUTPUT", (m.Proto("tcp", False), m.ConnMark(value, mask, False)), t.RestoreMark():
