@@ -656,9 +656,11 @@ def _reads_of_reading_twice(change: str) -> int:
     contents = nfnetlink.contents
     reads = []
 
-    def counted(places: frozenset[nfnetlink.TablePlace], *, sets: bool) -> messages.Contents | None:
+    def counted(
+        places: frozenset[nfnetlink.TablePlace], now: int | None, *, sets: bool
+    ) -> messages.Contents | None:
         reads.append(places)
-        return contents(places, sets=sets)
+        return contents(places, now, sets=sets)
 
     nfnetlink.contents = counted
     backend = Nftables()
