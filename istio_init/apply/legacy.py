@@ -155,6 +155,10 @@ class Legacy:
     wanted = staticmethod(ownership.wanted)
     restored = staticmethod(ownership.restored)
 
+    def as_written(self, ruleset: Ruleset) -> Ruleset:
+        """Return a rule set in the form in which it is read back once it was written."""
+        return ruleset
+
     def commit(self, changes: tuple[TableChanges, ...], _results: tuple[Ruleset, ...]) -> None:
         """Change tables, each in one kernel transaction.
 

@@ -17,7 +17,7 @@ from istio_init.config.model import (
     Config,
 )
 from istio_init.config.options import OPTIONS
-from istio_init.diagnose.live_rules import LiveRules, cut_out, id_span, is_covered, port_span
+from istio_init.diagnose.rule_reader import RuleReader, cut_out, id_span, is_covered, port_span
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
@@ -84,7 +84,7 @@ def infer_config(
     """
     if not any(has_ours(ruleset) for ruleset in rulesets):
         return None
-    live = LiveRules(rulesets)
+    live = RuleReader(rulesets)
     layout = _layout(live)
     ipv6 = _ipv6(live, layout, passthrough=passthrough)
     config = Config(layout, mode=_mode(live), ipv6=ipv6)
@@ -94,7 +94,7 @@ def infer_config(
     return _with_dns(config, live)
 
 
-def _layout(live: LiveRules) -> Layout:
+def _layout(live: RuleReader) -> Layout:
     """Return the layout for which there are more signs."""
     if not live.evidence.layout_1_0:
         return LAYOUT_1_30
@@ -107,13 +107,13 @@ def _layout(live: LiveRules) -> Layout:
     return LAYOUT_1_30 if every_protocol and delivery else LAYOUT_1_0
 
 
-def _mode(live: LiveRules) -> Mode:
+def _mode(live: RuleReader) -> Mode:
     """Return the mode in which inbound connections are captured."""
     chains = (ISTIO_TPROXY, ISTIO_DIVERT, ISTIO_INBOUND)
     return TPROXY if any(live.has_chain(MANGLE, chain) for chain in chains) else REDIRECT
 
 
-def _ipv6(live: LiveRules, layout: Layout, *, passthrough: bool) -> bool:
+def _ipv6(live: RuleReader, layout: Layout, *, passthrough: bool) -> bool:
     """Whether IPv6 is captured or, in layout 1.0, left open."""
     if layout == LAYOUT_1_0:
         return not any(
@@ -127,7 +127,7 @@ def _ipv6(live: LiveRules, layout: Layout, *, passthrough: bool) -> bool:
 # The proxy: its ports, its users and groups, its mark.
 
 
-def _with_proxy(config: Config, live: LiveRules, routes: tuple[PolicyRoute, ...]) -> Config:
+def _with_proxy(config: Config, live: RuleReader, routes: tuple[PolicyRoute, ...]) -> Config:
     outbound = _redirect_port(live, ISTIO_REDIRECT) or OUTBOUND_PORT
     default = outbound if config.layout == LAYOUT_1_0 else _tproxy_port(live) or INBOUND_PORT
     tunnel = TUNNEL_PORT if config.layout == LAYOUT_1_0 else _tunnel_port(live)
@@ -144,19 +144,19 @@ def _with_proxy(config: Config, live: LiveRules, routes: tuple[PolicyRoute, ...]
     )
 
 
-def _redirect_port(live: LiveRules, chain: str) -> int:
+def _redirect_port(live: RuleReader, chain: str) -> int:
     """Return the port to which a chain of nat redirects, 0 if it does not."""
     targets = (rule.target for rule in live.rules(NAT, chain))
     return next((one.port for one in targets if isinstance(one, t.Redirect)), 0)
 
 
-def _tproxy_port(live: LiveRules) -> int:
+def _tproxy_port(live: RuleReader) -> int:
     """Return the port on which TPROXY hands over, 0 if it does not."""
     targets = (rule.target for rule in live.rules(MANGLE, ISTIO_TPROXY))
     return next((one.port for one in targets if isinstance(one, t.Tproxy)), 0)
 
 
-def _tunnel_port(live: LiveRules) -> int:
+def _tunnel_port(live: RuleReader) -> int:
     """Return the port that is never redirected."""
     for rule in live.jumps(NAT, ISTIO_OUTPUT, ISTIO_IN_REDIRECT):
         for one in rule.matches:
@@ -171,7 +171,7 @@ def _tunnel_port(live: LiveRules) -> int:
     return next((one.ports.low for one in ports), TUNNEL_PORT)
 
 
-def _mark(live: LiveRules) -> int:
+def _mark(live: RuleReader) -> int:
     """Return the TPROXY mark."""
     for rule in (*live.rules(MANGLE, ISTIO_TPROXY), *live.rules(MANGLE, ISTIO_DIVERT)):
         if isinstance(rule.target, t.Tproxy):
@@ -182,7 +182,7 @@ def _mark(live: LiveRules) -> int:
     return marks[0] if marks else DEFAULT_MARK
 
 
-def _proxy_ids(live: LiveRules, kind: m.Owned) -> tuple[IdRange, ...]:
+def _proxy_ids(live: RuleReader, kind: m.Owned) -> tuple[IdRange, ...]:
     """Return the proxy's users or groups, in order.
 
     There are three rules for each. The one that cannot be joined with that of the
@@ -206,7 +206,7 @@ def _proxy_ids(live: LiveRules, kind: m.Owned) -> tuple[IdRange, ...]:
 
 
 def _owner_ids(
-    live: LiveRules, kind: m.Owned, which: Callable[[Rule, m.Owner], bool]
+    live: RuleReader, kind: m.Owned, which: Callable[[Rule, m.Owner], bool]
 ) -> list[IdRange]:
     """Return the ids of those owner matches in nat ISTIO_OUTPUT for which ``which`` holds."""
     return live.values(
@@ -227,7 +227,7 @@ def _is_alone(rule: Rule) -> bool:
 # What is captured inbound.
 
 
-def _with_inbound(config: Config, live: LiveRules) -> Config:
+def _with_inbound(config: Config, live: RuleReader) -> Config:
     tproxy = config.mode == TPROXY
     table, capture = (MANGLE, ISTIO_TPROXY) if tproxy else (NAT, ISTIO_IN_REDIRECT)
     config = config.replace(drop_invalid=live.has_chain(MANGLE, ISTIO_DROP))
@@ -247,7 +247,7 @@ def _exempt_ports(config: Config) -> tuple[PortRange, ...]:
     return () if config.mode == TPROXY else (PortRange(config.tunnel_port, config.tunnel_port),)
 
 
-def _ports(live: LiveRules, table: str, chain: str, target: t.Target) -> list[PortRange]:
+def _ports(live: RuleReader, table: str, chain: str, target: t.Target) -> list[PortRange]:
     """Return the TCP ports for which alone rules of a chain have a target."""
 
     def of(rule: Rule) -> list[PortRange]:
@@ -263,7 +263,7 @@ def _ports(live: LiveRules, table: str, chain: str, target: t.Target) -> list[Po
 # What is captured outbound.
 
 
-def _with_outbound(config: Config, live: LiveRules, *, native: bool) -> Config:
+def _with_outbound(config: Config, live: RuleReader, *, native: bool) -> Config:
     old = config.layout == LAYOUT_1_0
     config = config.replace(loopback=_loopback(live))
     everything = _captures_everything(live, old=old)
@@ -280,7 +280,7 @@ def _with_outbound(config: Config, live: LiveRules, *, native: bool) -> Config:
     )
 
 
-def _loopback(live: LiveRules) -> Network:
+def _loopback(live: RuleReader) -> Network:
     """Return the IPv4 range by which the pod talks to itself."""
     for rule in live.rules(NAT, ISTIO_OUTPUT):
         if _LO in rule.matches and isinstance(rule.target, t.Jump):
@@ -292,7 +292,7 @@ def _loopback(live: LiveRules) -> Network:
     return DEFAULT_LOOPBACK
 
 
-def _captures_everything(live: LiveRules, *, old: bool) -> bool:
+def _captures_everything(live: RuleReader, *, old: bool) -> bool:
     """Whether every outbound destination is captured.
 
     A family from which none is, beside one from which all are, lacks a rule.
@@ -309,7 +309,7 @@ def _is_everything(included: list[Network]) -> bool:
     return len(included) == 1 and included[0].everything
 
 
-def _included(live: LiveRules, families: tuple[Family, ...] = FAMILIES) -> list[Network]:
+def _included(live: RuleReader, families: tuple[Family, ...] = FAMILIES) -> list[Network]:
     """Return the outbound destinations that are captured, IPv4's first."""
     capture = t.Jump(ISTIO_REDIRECT)
     return [
@@ -319,7 +319,7 @@ def _included(live: LiveRules, families: tuple[Family, ...] = FAMILIES) -> list[
     ]
 
 
-def _excluded(live: LiveRules, loopback: Network) -> Iterator[Network]:
+def _excluded(live: RuleReader, loopback: Network) -> Iterator[Network]:
     """Yield the outbound destinations that are left alone, IPv4's first.
 
     They stand between the rule for loopback and the first that captures.
@@ -364,7 +364,7 @@ def _destinations(rules: Iterable[Rule], family: Family, target: t.Target) -> li
     return destinations
 
 
-def _excluded_interfaces(live: LiveRules) -> tuple[str, ...]:
+def _excluded_interfaces(live: RuleReader) -> tuple[str, ...]:
     """Return the interfaces that are left alone in both directions."""
 
     def of(rule: Rule) -> list[str]:
@@ -377,7 +377,7 @@ def _excluded_interfaces(live: LiveRules) -> tuple[str, ...]:
     return tuple(live.values(NAT, OUTPUT, of))
 
 
-def _virtual_interfaces(live: LiveRules, *, native: bool) -> tuple[str, ...]:
+def _virtual_interfaces(live: RuleReader, *, native: bool) -> tuple[str, ...]:
     """Return the interfaces whose inbound traffic is treated as outbound, in order.
 
     Each rule was inserted above those before it. Where no destination is
@@ -410,7 +410,7 @@ def _returned_interface(rule: Rule) -> list[str]:
             return []
 
 
-def _owner_groups(live: LiveRules) -> tuple[IdRange, ...] | None:
+def _owner_groups(live: RuleReader) -> tuple[IdRange, ...] | None:
     """Return the groups that alone are captured, None for all."""
     for rule in live.rules(NAT, ISTIO_OUTPUT):
         if _excludes_destination(rule):
@@ -422,7 +422,7 @@ def _owner_groups(live: LiveRules) -> tuple[IdRange, ...] | None:
     return None
 
 
-def _excluded_groups(live: LiveRules, proxy: tuple[IdRange, ...]) -> tuple[IdRange, ...]:
+def _excluded_groups(live: RuleReader, proxy: tuple[IdRange, ...]) -> tuple[IdRange, ...]:
     """Return the groups that are left alone though they are not the proxy's."""
     alone = _owner_ids(live, "gid", lambda rule, one: not one.negated and _is_alone(rule))
     return tuple(cut_out(alone, proxy, id_span, lambda span: (IdRange(*span),)))
@@ -431,7 +431,7 @@ def _excluded_groups(live: LiveRules, proxy: tuple[IdRange, ...]) -> tuple[IdRan
 # DNS.
 
 
-def _with_dns(config: Config, live: LiveRules) -> Config:
+def _with_dns(config: Config, live: RuleReader) -> Config:
     servers = _dns_servers(live)
     chains = any(live.has_chain(table, ISTIO_OUTPUT_DNS) for table in (NAT, RAW))
     on = chains or _leaves_dns_to_the_agent(live)
@@ -446,7 +446,7 @@ def _with_dns(config: Config, live: LiveRules) -> Config:
     )
 
 
-def _dns_servers(live: LiveRules) -> tuple[Network, ...]:
+def _dns_servers(live: RuleReader) -> tuple[Network, ...]:
     """Return the servers whose queries are captured, each as often as it was given."""
 
     def of_protocol(table: str, protocol: Protocol) -> list[Network]:
@@ -470,7 +470,7 @@ def _dns_servers(live: LiveRules) -> tuple[Network, ...]:
     return tuple(servers)
 
 
-def _leaves_dns_to_the_agent(live: LiveRules) -> bool:
+def _leaves_dns_to_the_agent(live: RuleReader) -> bool:
     """Whether the rules for the proxy's own traffic leave DNS to be captured."""
     return any(
         isinstance(one, m.MultiPorts)
@@ -480,7 +480,7 @@ def _leaves_dns_to_the_agent(live: LiveRules) -> bool:
     )
 
 
-def _captures_all_dns(live: LiveRules) -> bool:
+def _captures_all_dns(live: RuleReader) -> bool:
     """Whether queries are captured whatever the server."""
     return any(
         isinstance(rule.target, t.Redirect)

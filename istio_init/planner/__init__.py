@@ -1,4 +1,4 @@
-"""From what is wished and what the host says to the rules: pure functions."""
+"""The rules that a config asks for on a host: pure functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both layouts are built from."""
+"""The parts that both layouts share, and what collects them."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def tproxy_route(config: Config, family: Family) -> tuple[PolicyRoute, ...]:
 
 
 def warnings(config: Config) -> tuple[str, ...]:
-    """Return what is allowed in both layouts but seldom meant."""
+    """Return sentences about settings that both layouts allow but few callers mean."""
     texts = []
     if config.inbound_exclude_ports and not config.inbound_all:
         texts.append("-d does nothing without -b '*'")

@@ -406,7 +406,7 @@ def _owner_groups(draft: Draft, config: Config) -> None:
 
 
 def _warnings(config: Config, facts: Facts, dns: _Dns) -> tuple[str, ...]:
-    """Return what works as Istio does it, but probably not as its user means it."""
+    """Return sentences about settings that do in Istio what few callers mean."""
     texts = [*warnings(config)]
     if len(config.proxy_uids) > 1:
         texts.append(

@@ -254,7 +254,7 @@ class _OpenGroup:
 
     def __init__(self, group: SetRule) -> None:
         self.target = group.target
-        self.values = _Spans()
+        self.values = _SpanSet()
         self._group = group
         self._varying = _varying(group.conditions)
         self._field: Field | None = None
@@ -305,7 +305,7 @@ class _OpenGroup:
         return SetRule(tuple(conditions), first.target, first.place, first.reason)
 
 
-class _Spans:
+class _SpanSet:
     """Spans that neither overlap nor touch, kept sorted while others are added."""
 
     def __init__(self) -> None:
@@ -316,13 +316,13 @@ class _Spans:
         for low, high in spans:
             self._add(low, high)
 
-    def add(self, others: _Spans) -> None:
+    def add(self, others: _SpanSet) -> None:
         self.fill(others.all())
 
     def all(self) -> tuple[Span, ...]:
         return tuple(zip(self._lows, self._highs, strict=True))
 
-    def overlap(self, others: _Spans) -> bool:
+    def overlap(self, others: _SpanSet) -> bool:
         return any(self.overlaps(low, high) for low, high in others.all())
 
     def overlaps(self, low: int, high: int) -> bool:

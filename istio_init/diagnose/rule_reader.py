@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class LiveRules:
-    """The rules of both families together: what one of them lacks the other may have."""
+class RuleReader:
+    """Reads the live rules of both families together: what one lacks the other may have."""
 
     def __init__(self, rulesets: tuple[Ruleset, ...]) -> None:
         self.rulesets = rulesets
