@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         "duplicate",
         "absent",
         "shadowed",
+        "diverted",
         "second-backend",
         "not-intercepted",
         "trap",
@@ -96,14 +97,11 @@ class Finding(Record):
         return ": ".join(one for one in (where, subject, self.consequence) if one)
 
 
-def findings(
-    live: Ruleset, wanted: Ruleset, planned: Ruleset, *, shared: bool = True
-) -> Iterator[Finding]:
-    """Yield what differs in one family, table by table, then the rules that others hide.
+def findings(live: Ruleset, wanted: Ruleset, planned: Ruleset) -> Iterator[Finding]:
+    """Yield what differs in one family, table by table.
 
     ``wanted`` is what a run would make of ``live``, with the same tables;
-    ``planned`` has our rules alone. Where tables are not ``shared`` with others
-    nobody hides anything.
+    ``planned`` has our rules alone.
     """
     if not has_ours(live) and has_ours(wanted):
         yield _absent(live, planned)
@@ -111,17 +109,20 @@ def findings(
         for table in wanted.tables:
             stands = live.table(table.name) or make_table(table.name, {})
             yield from _in_table(stands, table, live.family)
-    for shadow in rules_above_ours(live, planned) if shared else ():
+
+
+def notes(live: Ruleset, planned: Ruleset) -> Iterator[Finding]:
+    """Yield the rules of others above ours: for some packets they may be let by on purpose."""
+    for shadow in rules_above_ours(live, planned):
         yield Finding(
             "shadowed",
-            shadow.lost or _taken_before(shadow.rule, shadow.chain),
-            shadow.family,
+            _taken_before(shadow.rule, shadow.chain),
+            live.family,
             shadow.table,
             shadow.chain,
             shadow.index + 1,
-            rule_line(shadow.chain, shadow.rule, shadow.family),
-            # What somebody let by on purpose, for some packets, is no drift.
-            drift=bool(shadow.lost),
+            rule_line(shadow.chain, shadow.rule, live.family),
+            drift=False,
         )
 
 

@@ -12,7 +12,11 @@ from errno import EINTR, EPERM
 
 from istio_init.errors import ApplyError
 from istio_init.kernel import netlink
-from istio_init.lean import Record
+from istio_init.lean import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
 
 _NFNL_SUBSYS_NFTABLES = 10
 _NFT_MSG_GETTABLE = 1
@@ -24,7 +28,11 @@ _NFT_MSG_GETGEN = 16
 _NFTA_TABLE = 1
 _NFTA_GEN_ID = 1
 _NFTA_CHAIN_NAME = 3
+_NFTA_CHAIN_HOOK = 4
 _NFTA_CHAIN_USE = 6
+_NFTA_CHAIN_TYPE = 7
+_NFTA_HOOK_HOOKNUM = 1
+_NFTA_HOOK_PRIORITY = 2
 _NFTA_RULE_CHAIN = 2
 _NFTA_SET_NAME = 2
 _NFTA_SETELEM_TABLE = 1
@@ -32,6 +40,7 @@ _NFTA_SETELEM_SET = 2
 # The families of struct nfgenmsg that rules of ours can stand in.
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 _INET = 1
+_NAT_HOOKS: dict[int, Literal["PREROUTING", "OUTPUT"]] = {0: "PREROUTING", 3: "OUTPUT"}
 # struct nfgenmsg: family, version, and a part of the generation.
 _GENERIC_SIZE = 4
 
@@ -82,6 +91,35 @@ def rules() -> tuple[Place, ...] | None:
         ApplyError: this process may not ask.
     """
     return _places(_NFT_MSG_GETRULE, _NFTA_RULE_CHAIN)
+
+
+class NatChain(Record):
+    """A chain of nf_tables on one of the hooks on which destinations are chosen."""
+
+    family: str
+    table: str
+    chain: str
+    hook: Literal["PREROUTING", "OUTPUT"]
+    priority: int
+
+
+def nat_chains() -> Iterator[NatChain]:
+    """Yield the chains of type nat, with any rule, on the hooks that choose destinations.
+
+    Raises:
+        ApplyError: this process may not ask.
+    """
+    for body in _dump(_NFT_MSG_GETCHAIN) or ():
+        family = _FAMILIES.get(body[0])
+        given = dict(netlink.attributes(body[_GENERIC_SIZE:]))
+        nat = _unpacked(given.get(_NFTA_CHAIN_TYPE, b"")) == "nat"
+        if family and nat and int.from_bytes(given[_NFTA_CHAIN_USE], "big"):
+            hooked = dict(netlink.attributes(given[_NFTA_CHAIN_HOOK]))
+            hook = _NAT_HOOKS.get(int.from_bytes(hooked[_NFTA_HOOK_HOOKNUM], "big"))
+            if hook:
+                priority = int.from_bytes(hooked[_NFTA_HOOK_PRIORITY], "big", signed=True)
+                table, chain = _unpacked(given[_NFTA_TABLE]), _unpacked(given[_NFTA_CHAIN_NAME])
+                yield NatChain(family, table, chain, hook, priority)
 
 
 def uses() -> dict[Place, int]:

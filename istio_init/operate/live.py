@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.apply import detect
 from istio_init.config.model import BACKENDS
-from istio_init.diagnose.trace import NATIVE, Rules
+from istio_init.diagnose.trace import NATIVE, Rules, UnreadChain
 from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
 from istio_init.lean import TYPE_CHECKING, Record
@@ -21,13 +21,20 @@ if TYPE_CHECKING:
     from istio_init.rules.ranges import Family
 
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
+_READ_INET = frozenset(("inet", name) for name in NATIVE_TABLES.values())
+# Of the nat tables of every backend, where destinations are chosen.
+_NAT_PRIORITY = -100
 
 
 class LiveRules(Record):
-    """The rules of a family, backend by backend, and sentences on what was not read."""
+    """The rules of a family, backend by backend, and sentences on what was not read.
+
+    ``unread`` are the chains of others that may translate packets.
+    """
 
     rules: tuple[Rules, ...]
     notes: tuple[str, ...]
+    unread: tuple[UnreadChain, ...] = ()
 
 
 def read(family: Family) -> LiveRules:
@@ -56,8 +63,26 @@ def read(family: Family) -> LiveRules:
         elif kind in evidence.unseen:
             notes.append(f"not looked at: reading the tables of backend {kind} would create them")
     if sum(rules.ruleset.table("nat") is not None for rules in present) > 1:
-        notes.append("several backends have a nat table; the one registered first runs first")
-    return LiveRules(tuple(present), (*notes, *_of_others(family)))
+        notes.append(
+            "several backends have a nat table: the one that was registered last is asked first"
+        )
+    return LiveRules(tuple(present), (*notes, *_of_others(family)), tuple(unread_chains(family)))
+
+
+def unread_chains(family: Family) -> Iterator[UnreadChain]:
+    """Yield the chains in which tables of others, which nobody reads, may translate packets.
+
+    Raises:
+        ApplyError: the kernel does not let this process look.
+    """
+    for one in nfnetlink.nat_chains():
+        known = ("inet", one.table) in _READ_INET or (
+            one.family == _NFT_FAMILY[family] and one.table in BUILTIN_CHAINS
+        )
+        if not known and one.family in ("inet", _NFT_FAMILY[family]):
+            name = f"{one.family} {one.table}"
+            first = one.priority <= _NAT_PRIORITY
+            yield UnreadChain(one.hook, name, one.chain, first)
 
 
 def _strange(ruleset: Ruleset) -> Iterator[str]:
@@ -70,8 +95,7 @@ def _strange(ruleset: Ruleset) -> Iterator[str]:
 
 def _of_others(family: Family) -> Iterator[str]:
     """Yield a sentence for each table of nft's that no backend of ours reads."""
-    read_by_us = {("inet", name) for name in NATIVE_TABLES.values()}
-    read_by_us |= {(_NFT_FAMILY[family], name) for name in BUILTIN_CHAINS}
+    read_by_us = _READ_INET | {(_NFT_FAMILY[family], name) for name in BUILTIN_CHAINS}
     other = "ip6" if family == IPV4 else "ip"
     for where, name in sorted(nfnetlink.tables() or ()):
         if (where, name) not in read_by_us and where != other:

@@ -1,0 +1,183 @@
+"""Whether live rules lead a pod's traffic where its plan does, proven packet by packet.
+
+Each sample of the plan is followed through the rules of every backend, in each order
+in which the kernel may ask them. One that ends elsewhere is somebody else's doing: the
+rules that are looked at hold all of the plan's own.
+"""
+
+from __future__ import annotations
+
+from istio_init.diagnose.effects import CAPTURES, LETS_PASS, consequence
+from istio_init.diagnose.findings import Finding
+from istio_init.diagnose.samples import deviation, routes_of, samples
+from istio_init.diagnose.trace import Tracer, orders
+from istio_init.formats.iptables import rule_line, tool
+from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules.names import (
+    ISTIO_DIVERT,
+    ISTIO_DROP,
+    ISTIO_IN_REDIRECT,
+    ISTIO_REDIRECT,
+    ISTIO_TPROXY,
+)
+from istio_init.rules.ownership import leads_into_ours
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from istio_init.diagnose.samples import Deviation, Placed, PodNetwork, Sample
+    from istio_init.diagnose.trace import Rules, TraceStep
+    from istio_init.formats.save_reader import Parts
+    from istio_init.rules.model import Effect, ForeignRule, Plan, Rule
+    from istio_init.rules.ranges import Family, Protocol
+
+# Chains that say how packets are captured; what is captured is said by what leads there.
+_MEANS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_DIVERT, ISTIO_DROP})
+# Rules to be tried for all packets together: some seconds.
+_MOST_WORK = 4_000_000
+
+
+class Obstacle(Record):
+    """A rule of others, or a policy, that takes packets from the rules of a plan.
+
+    ``step`` is where it stands, None where no rule can be named. ``lost`` says what
+    the plan's rules do not do because of it, ``certain`` whether they certainly do not.
+    """
+
+    family: Family
+    step: TraceStep | None
+    lost: str
+    certain: bool
+    elsewhere: bool
+
+    def __str__(self) -> str:
+        """Return a sentence for the log."""
+        place = f"{tool(self.family)}"
+        if self.step is None:
+            return f"{place}: {self.lost}"
+        place += f" -t {self.step.table}"
+        if self.elsewhere:
+            place += f", backend {self.step.backend}"
+            return f"{place}: the rule {self.line} takes packets from ours: {self.lost}"
+        return f"{place}: the rule {self.line} stands above ours: {self.lost}"
+
+    @property
+    def line(self) -> str:
+        """The rule as ``iptables -S`` prints it."""
+        if self.step is None:
+            return ""
+        if self.step.rule is None:
+            return f"-P {self.step.chain} DROP"
+        return rule_line(self.step.chain, self.step.rule, self.family)
+
+    def finding(self) -> Finding:
+        """Return it as a finding of an audit."""
+        here = Finding(
+            "diverted" if self.elsewhere else "shadowed",
+            self.lost,
+            self.family,
+            rule=self.line,
+            drift=self.certain,
+        )
+        if self.step is None:
+            return here
+        if self.elsewhere:
+            text = f"{self.lost} (backend {self.step.backend})"
+            here = here.replace(consequence=text)
+        return here.replace(table=self.step.table, chain=self.step.chain, number=self.step.number)
+
+
+def obstacles(
+    plan: Plan,
+    family: Family,
+    live: tuple[Rules, ...],
+    pod: PodNetwork,
+    check: Callable[[], None],
+) -> Iterator[Obstacle]:
+    """Yield what keeps the traffic of a family from going where a plan sends it.
+
+    ``live`` are the rules of each backend as a run leaves them, those of the plan's first.
+    ``check`` is called now and then, and may raise.
+    """
+    planned = plan.ruleset(family)
+    if not live or not planned.tables:
+        return
+    backend = live[0].backend
+    known: dict[int, tuple[Rule | ForeignRule, Parts]] = {}
+    routes = routes_of(plan, family, pod)
+    tracers = [Tracer(one, routes, brief=True, known=known) for one in orders(live)]
+    every = samples(plan, family, pod, _others(live))
+    found: dict[tuple[object, ...], list[Deviation]] = {}
+    for sample in every:
+        check()
+        if sum(one.work for one in tracers) > _MOST_WORK:
+            text = "there are too many rules to follow a packet of each kind through them"
+            yield Obstacle(family, None, text, certain=False, elsewhere=True)
+            break
+        one = deviation(sample, tracers, planned, backend)
+        if one is not None and _matters(one, every):
+            found.setdefault((_place(one.blamed), one.certain), []).append(one)
+    for group in found.values():
+        step = group[0].blamed
+        if step and step.rule and step.backend != backend and leads_into_ours(step.rule):
+            # Ours in a second backend are a matter of their own.
+            continue
+        elsewhere = not step or step.backend != backend or not _beside(step, group)
+        yield Obstacle(
+            family, step, _lost(group, every), certain=group[0].certain, elsewhere=elsewhere
+        )
+
+
+def _others(live: tuple[Rules, ...]) -> Iterator[Rule | ForeignRule]:
+    for rules in live:
+        for table in rules.ruleset.tables:
+            for chain in table.chains:
+                yield from chain.rules
+
+
+def _place(step: TraceStep | None) -> tuple[object, ...]:
+    return (step.hook, step.backend, step.table, step.chain, step.number) if step else ()
+
+
+def _beside(step: TraceStep, group: list[Deviation]) -> bool:
+    """Whether a rule stands in a chain in which the lost rules begin too."""
+    return step.rule is not None and any(one.sample.way[0][0] == step.chain for one in group)
+
+
+def _matters(one: Deviation, every: tuple[Sample, ...]) -> bool:
+    """Whether it is ours to say: what the plan lets pass may go anywhere but to the proxy."""
+    if one.sample.way[-1][1].reason.effect not in LETS_PASS:
+        return True
+    captures = {sample.verdict for sample in every if sample.verdict.port}
+    return one.certain and one.trace.outcome in captures
+
+
+def _cited(sample: Sample) -> Placed:
+    """Return the rule that says what a sample is there for."""
+    return next((one for one in reversed(sample.way) if one[0] not in _MEANS), sample.way[-1])
+
+
+def _effect(sample: Sample) -> Effect:
+    return _cited(sample)[1].reason.effect
+
+
+def _whole(sample: Sample) -> Placed:
+    """Return the first rule on the way that is there for the same as the one that is cited."""
+    return next(one for one in sample.way if one[1].reason.effect == _effect(sample))
+
+
+def _lost(group: list[Deviation], every: tuple[Sample, ...]) -> str:
+    """Return what is lost with some samples, what is not captured first."""
+    lost = [one.sample for one in group]
+    effects = {_effect(sample) for sample in lost}
+    if "captures outbound" in effects:
+        lost = [one for one in lost if _effect(one) != "self-call through the proxy"]
+    lost.sort(key=lambda one: (_effect(one) not in CAPTURES, _effect(one) in LETS_PASS))
+    texts = []
+    for sample in lost:
+        whole = _whole(sample)
+        alike = [one for one in every if one.way[0] == sample.way[0] and _whole(one) == whole]
+        protocol: Protocol = "udp" if sample.packets[0].protocol == "udp" else "tcp"
+        chain, rule = whole if all(one in lost for one in alike) else _cited(sample)
+        texts.append(consequence(rule, chain, protocol))
+    return "; ".join(dict.fromkeys(texts))
