@@ -13,6 +13,7 @@ from istio_init.diagnose.samples import deviation, routes_of, samples
 from istio_init.diagnose.trace import Tracer, orders
 from istio_init.formats.iptables import rule_line, tool
 from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.rules.model import ForeignRule
 from istio_init.rules.names import (
     ISTIO_DIVERT,
     ISTIO_DROP,
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
     from istio_init.diagnose.samples import Deviation, Placed, PodNetwork, Sample
     from istio_init.diagnose.trace import Rules, TraceStep
     from istio_init.formats.save_reader import Parts
-    from istio_init.rules.model import Effect, ForeignRule, Plan, Rule
+    from istio_init.rules.model import Effect, Plan, Rule
     from istio_init.rules.ranges import Family, Protocol
 
 # Chains that say how packets are captured; what is captured is said by what leads there.
 _MEANS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_DIVERT, ISTIO_DROP})
 # Rules to be tried for all packets together: some seconds.
 _MOST_WORK = 4_000_000
+# How often rules are looked at again without those that were found.
+_MOST_ROUNDS = 20
+# A rule that asks for nothing and does nothing.
+_IDLE = ForeignRule("")
 
 
 class Obstacle(Record):
@@ -99,33 +104,89 @@ def obstacles(
     ``live`` are the rules of each backend as a run leaves them, those of the plan's first.
     ``check`` is called now and then, and may raise.
     """
-    planned = plan.ruleset(family)
-    if not live or not planned.tables:
+    if not live or not plan.ruleset(family).tables:
         return
-    backend = live[0].backend
-    known: dict[int, tuple[Rule | ForeignRule, Parts]] = {}
-    routes = routes_of(plan, family, pod)
-    tracers = [Tracer(one, routes, brief=True, known=known) for one in orders(live)]
-    every = samples(plan, family, pod, _others(live))
-    found: dict[tuple[object, ...], list[Deviation]] = {}
-    for sample in every:
-        check()
-        if sum(one.work for one in tracers) > _MOST_WORK:
-            text = "there are too many rules to follow a packet of each kind through them"
-            yield Obstacle(family, None, text, certain=False, elsewhere=True)
-            break
-        one = deviation(sample, tracers, planned, backend)
-        if one is not None and _matters(one, every):
-            found.setdefault((_place(one.blamed), one.certain), []).append(one)
-    for group in found.values():
-        step = group[0].blamed
-        if step and step.rule and step.backend != backend and leads_into_ours(step.rule):
-            # Ours in a second backend are a matter of their own.
-            continue
-        elsewhere = not step or step.backend != backend or not _beside(step, group)
-        yield Obstacle(
-            family, step, _lost(group, every), certain=group[0].certain, elsewhere=elsewhere
-        )
+    walk = _Walk(plan, family, live, pod)
+    for _ in range(_MOST_ROUNDS):
+        found = list(walk.obstacles(check))
+        yield from found
+        # What else would keep them, if these did not.
+        steps = [one.step for one in found if one.certain and one.step and one.step.rule]
+        if not steps:
+            return
+        walk = walk.without(steps)
+
+
+class _Walk:
+    """Each sample of a plan on its way through live rules."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        family: Family,
+        live: tuple[Rules, ...],
+        pod: PodNetwork,
+        *,
+        work: int = 0,
+        known: dict[int, tuple[Rule | ForeignRule, Parts]] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._family: Family = family
+        self._live = live
+        self._pod = pod
+        self._work = work
+        self._known = {} if known is None else known
+        routes = routes_of(plan, family, pod)
+        self._tracers = [Tracer(one, routes, brief=True, known=self._known) for one in orders(live)]
+        self._samples = samples(plan, family, pod, _others(live))
+
+    def without(self, steps: list[TraceStep]) -> _Walk:
+        """Return the walk through the rules without those of some steps."""
+        idle = {(one.backend, one.table, one.chain, one.number) for one in steps}
+        live = tuple(_without(one, idle) for one in self._live)
+        work = self._work + sum(one.work for one in self._tracers)
+        return _Walk(self._plan, self._family, live, self._pod, work=work, known=self._known)
+
+    def obstacles(self, check: Callable[[], None]) -> Iterator[Obstacle]:
+        """Yield what keeps samples from where they are to go."""
+        backend = self._live[0].backend
+        planned = self._plan.ruleset(self._family)
+        found: dict[tuple[object, ...], list[Deviation]] = {}
+        for sample in self._samples:
+            check()
+            if self._work + sum(one.work for one in self._tracers) > _MOST_WORK:
+                text = "there are too many rules to follow a packet of each kind through them"
+                yield Obstacle(self._family, None, text, certain=False, elsewhere=True)
+                break
+            one = deviation(sample, self._tracers, planned, backend)
+            if one is not None and _matters(one, self._samples):
+                found.setdefault((_place(one.blamed), one.certain), []).append(one)
+        for group in found.values():
+            step = group[0].blamed
+            if step and step.rule and step.backend != backend and leads_into_ours(step.rule):
+                # Ours in a second backend are a matter of their own.
+                continue
+            elsewhere = not step or step.backend != backend or not _beside(step, group)
+            lost = _lost(group, self._samples)
+            yield Obstacle(self._family, step, lost, certain=group[0].certain, elsewhere=elsewhere)
+
+
+def _without(rules: Rules, idle: set[tuple[str, str, str, int]]) -> Rules:
+    tables = []
+    for table in rules.ruleset.tables:
+        chains = []
+        for chain in table.chains:
+            gone = {
+                number - 1
+                for backend, of_table, name, number in idle
+                if (backend, of_table, name) == (rules.backend, table.name, chain.name)
+            }
+            if gone:
+                kept = (_IDLE if at in gone else rule for at, rule in enumerate(chain.rules))
+                chain = chain.replace(rules=tuple(kept))  # noqa: PLW2901
+            chains.append(chain)
+        tables.append(table.replace(chains=tuple(chains)))
+    return rules.replace(ruleset=rules.ruleset.replace(tables=tuple(tables)))
 
 
 def _others(live: tuple[Rules, ...]) -> Iterator[Rule | ForeignRule]:

@@ -63,8 +63,8 @@ _LOOPBACK: dict[Family, Spans] = {
     "ipv4": ((0x7F000000, 0x7FFFFFFF),),
     "ipv6": (span_of(LOOPBACK_IPV6),),
 }
-# What stands in for an address that the pod does not have. Sources: RFC 5737, RFC 3849.
-_NO_ADDRESS: dict[Family, int] = {"ipv4": 0xC0000205, "ipv6": (0x20010DB8 << 96) + 5}
+# What stands in for an address that the pod does not have. Sources: RFC 2544, RFC 5180.
+_NO_ADDRESS: dict[Family, int] = {"ipv4": 0xC6120005, "ipv6": (0x20010002 << 96) + 5}
 
 
 class PodNetwork(Record):
