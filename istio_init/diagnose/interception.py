@@ -13,7 +13,7 @@ from istio_init.diagnose.samples import deviation, routes_of, samples
 from istio_init.diagnose.trace import Tracer, orders
 from istio_init.formats.iptables import rule_line, tool
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.rules.model import ForeignRule
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES, ForeignRule
 from istio_init.rules.names import (
     ISTIO_DIVERT,
     ISTIO_DROP,
@@ -98,23 +98,35 @@ def obstacles(
     live: tuple[Rules, ...],
     pod: PodNetwork,
     check: Callable[[], None],
-) -> Iterator[Obstacle]:
-    """Yield what keeps the traffic of a family from going where a plan sends it.
+) -> tuple[Obstacle, ...]:
+    """Return what keeps the traffic of a family from going where a plan sends it.
 
+    They come in the order of the rules, those in other backends after those of the plan's.
     ``live`` are the rules of each backend as a run leaves them, those of the plan's first.
     ``check`` is called now and then, and may raise.
     """
     if not live or not plan.ruleset(family).tables:
-        return
+        return ()
+    places: dict[tuple[object, ...], Obstacle] = {}
     walk = _Walk(plan, family, live, pod)
     for _ in range(_MOST_ROUNDS):
-        found = list(walk.obstacles(check))
-        yield from found
+        found = [one for one in walk.obstacles(check) if _place(one.step) not in places]
+        places |= {_place(one.step): one for one in found}
         # What else would keep them, if these did not.
         steps = [one.step for one in found if one.certain and one.step and one.step.rule]
         if not steps:
-            return
+            break
         walk = walk.without(steps)
+    backends = [one.backend for one in live]
+    return tuple(sorted(places.values(), key=lambda one: _rank(one.step, backends)))
+
+
+def _rank(step: TraceStep | None, backends: list[str]) -> tuple[int, ...]:
+    if step is None or step.table not in BUILTIN_CHAINS:
+        return (len(backends),)
+    chains = BUILTIN_CHAINS[step.table]
+    place = TABLES.index(step.table), chains.index(step.hook), step.number
+    return (backends.index(step.backend), *place)
 
 
 class _Walk:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from istio_init.formats.save_reader import parts
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import targets as t
 from istio_init.rules.model import BUILTIN_CHAINS, ForeignRule, Rule
@@ -75,6 +74,9 @@ def _above(chain: Chain, ours: Chain, table: Table) -> Iterator[Shadow]:
 def _decides(rule: Rule | ForeignRule) -> bool:
     """Whether a packet that matches a rule may go no further than its target."""
     if isinstance(rule, ForeignRule):
+        # No start of a pod without such a rule of others pays for reading it.
+        from istio_init.formats.save_reader import parts
+
         target = parts(rule.spelled, IPV4)
         return bool(target.verb) and target.name not in GO_ON
     match rule.target:
