@@ -77,6 +77,7 @@ test: setup check
 
 # The tests of the image, which take a minute or two more where there is no base image yet.
 container: setup container-packages $(CONTAINER_READY) image
+	scripts/image --target webhook
 	$(VENV)/bin/python -m pytest -n auto tests/container
 
 # The tests in a real cluster. The first time on a machine it builds Kubernetes, which takes 6 to

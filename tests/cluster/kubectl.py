@@ -99,6 +99,12 @@ def processes(container: str) -> int:
     raise AssertionError(f"{container} does not run:\n{listed}")
 
 
+def container_process(pod: Object, name: str) -> int:
+    """Return a process of a container of a pod."""
+    statuses = pod["status"]["containerStatuses"]
+    return processes(next(one["containerID"] for one in statuses if one["name"] == name))
+
+
 def in_network_of(pod: Object, *command: str) -> str:
     """Return what a program of the node prints in the network namespace of a pod."""
     running = next(

@@ -247,11 +247,11 @@ def test_rules_move_between_backends(other: str) -> None:
         assert_native = [line for line in tables(pod) if "istio-proxy" in line]
         assert "ISTIO" not in pod.run(tool).stdout
         assert len(assert_native) == 2
-        assert f"removed our rules from backend {other}" in moved.err
+        assert f"removed the rules from backend {other}" in moved.err
         assert len(pod.state()["ip_rules"]) == 1
 
         back = init(pod, *TPROXY, "--ipv6", "--backend", other)
-        assert "removed our rules from backend nftables" in back.err
+        assert "removed the rules from backend nftables" in back.err
         assert not [line for line in tables(pod) if "istio-proxy" in line]
         assert "ISTIO" in pod.run(tool).stdout
 
