@@ -351,7 +351,7 @@ class Transaction:
             live = tuple(Rules(one, name) for name, one in found)
             pod = pod_network(family)
             for one in obstacles(self._plan, family, live, pod, signals.check):
-                if one.certain:
+                if one.takes:
                     yield str(one)
 
     def _take(self, steps: tuple[RouteStep, ...]) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from istio_init.diagnose.effects import CAPTURES, LETS_PASS, consequence
 from istio_init.diagnose.findings import Finding
-from istio_init.diagnose.samples import deviation, routes_of, samples
+from istio_init.diagnose.samples import captured_elsewhere, deviation, routes_of, samples
 from istio_init.diagnose.trace import Tracer, orders
 from istio_init.formats.iptables import rule_line, tool
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.rules.model import BUILTIN_CHAINS, TABLES, ForeignRule
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES, ForeignRule, Rule, reason_of
 from istio_init.rules.names import (
     ISTIO_DIVERT,
     ISTIO_DROP,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from istio_init.diagnose.samples import Deviation, Placed, PodNetwork, Sample
     from istio_init.diagnose.trace import Rules, TraceStep
     from istio_init.formats.save_reader import Parts
-    from istio_init.rules.model import Effect, Plan, Rule
+    from istio_init.rules.model import Effect, Plan
     from istio_init.rules.ranges import Family, Protocol
 
 # Chains that say how packets are captured; what is captured is said by what leads there.
@@ -38,6 +38,7 @@ _MEANS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_DIVER
 _MOST_WORK = 4_000_000
 # How often rules are looked at again without those that were found.
 _MOST_ROUNDS = 20
+_TAKEN = "packets that it takes may not reach the proxy: which is asked first is not known"
 # A rule that asks for nothing and does nothing.
 _IDLE = ForeignRule("")
 
@@ -47,6 +48,8 @@ class Obstacle(Record):
 
     ``step`` is where it stands, None where no rule can be named. ``lost`` says what
     the plan's rules do not do because of it, ``certain`` whether they certainly do not.
+    Where it stands ``elsewhere``, in another backend, another table or behind ours, it
+    may take only ``some`` of the packets: whether that is meant, nobody knows.
     """
 
     family: Family
@@ -54,6 +57,12 @@ class Obstacle(Record):
     lost: str
     certain: bool
     elsewhere: bool
+    some: bool = False
+
+    @property
+    def takes(self) -> bool:
+        """Whether it is worth a warning."""
+        return self.certain or self.some
 
     def __str__(self) -> str:
         """Return a sentence for the log."""
@@ -117,6 +126,8 @@ def obstacles(
         if not steps:
             break
         walk = walk.without(steps)
+    for one in walk.some_elsewhere(check):
+        places.setdefault(_place(one.step), one)
     backends = [one.backend for one in live]
     return tuple(sorted(places.values(), key=lambda one: _rank(one.step, backends)))
 
@@ -152,12 +163,15 @@ class _Walk:
         self._tracers = [Tracer(one, routes, brief=True, known=self._known) for one in orders(live)]
         self._samples = samples(plan, family, pod, _others(live))
 
+    @property
+    def _spent(self) -> int:
+        return self._work + sum(one.work for one in self._tracers)
+
     def without(self, steps: list[TraceStep]) -> _Walk:
         """Return the walk through the rules without those of some steps."""
         idle = {(one.backend, one.table, one.chain, one.number) for one in steps}
         live = tuple(_without(one, idle) for one in self._live)
-        work = self._work + sum(one.work for one in self._tracers)
-        return _Walk(self._plan, self._family, live, self._pod, work=work, known=self._known)
+        return _Walk(self._plan, self._family, live, self._pod, work=self._spent, known=self._known)
 
     def obstacles(self, check: Callable[[], None]) -> Iterator[Obstacle]:
         """Yield what keeps samples from where they are to go."""
@@ -166,7 +180,7 @@ class _Walk:
         found: dict[tuple[object, ...], list[Deviation]] = {}
         for sample in self._samples:
             check()
-            if self._work + sum(one.work for one in self._tracers) > _MOST_WORK:
+            if self._spent > _MOST_WORK:
                 text = "there are too many rules to follow a packet of each kind through them"
                 yield Obstacle(self._family, None, text, certain=False, elsewhere=True)
                 break
@@ -175,12 +189,32 @@ class _Walk:
                 found.setdefault((_place(one.blamed), one.certain), []).append(one)
         for group in found.values():
             step = group[0].blamed
-            if step and step.rule and step.backend != backend and leads_into_ours(step.rule):
+            if step and step.backend != backend and _is_of_ours(step):
                 # Ours in a second backend are a matter of their own.
                 continue
             elsewhere = not step or step.backend != backend or not _beside(step, group)
             lost = _lost(group, self._samples)
             yield Obstacle(self._family, step, lost, certain=group[0].certain, elsewhere=elsewhere)
+
+    def some_elsewhere(self, check: Callable[[], None]) -> Iterator[Obstacle]:
+        """Yield the rules of others in other backends that take what the plan captures."""
+        planned = self._plan.ruleset(self._family)
+        backend = self._live[0].backend
+        for beside in self._live[1:]:
+            for sample in captured_elsewhere(self._plan, self._family, self._pod, beside):
+                check()
+                if self._spent > _MOST_WORK:
+                    return
+                one = deviation(sample, self._tracers, planned, backend)
+                step = one.blamed if one else None
+                if step and step.backend != backend and not _is_of_ours(step):
+                    yield Obstacle(
+                        self._family, step, _TAKEN, certain=False, elsewhere=True, some=True
+                    )
+
+
+def _is_of_ours(step: TraceStep) -> bool:
+    return step.rule is not None and leads_into_ours(step.rule)
 
 
 def _without(rules: Rules, idle: set[tuple[str, str, str, int]]) -> Rules:
@@ -219,7 +253,7 @@ def _beside(step: TraceStep, group: list[Deviation]) -> bool:
 
 def _matters(one: Deviation, every: tuple[Sample, ...]) -> bool:
     """Whether it is ours to say: what the plan lets pass may go anywhere but to the proxy."""
-    if one.sample.way[-1][1].reason.effect not in LETS_PASS:
+    if reason_of(one.sample.way[-1][1]).effect not in LETS_PASS:
         return True
     captures = {sample.verdict for sample in every if sample.verdict.port}
     return one.certain and one.trace.outcome in captures
@@ -231,12 +265,12 @@ def _cited(sample: Sample) -> Placed:
 
 
 def _effect(sample: Sample) -> Effect:
-    return _cited(sample)[1].reason.effect
+    return reason_of(_cited(sample)[1]).effect
 
 
 def _whole(sample: Sample) -> Placed:
     """Return the first rule on the way that is there for the same as the one that is cited."""
-    return next(one for one in sample.way if one[1].reason.effect == _effect(sample))
+    return next(one for one in sample.way if reason_of(one[1]).effect == _effect(sample))
 
 
 def _lost(group: list[Deviation], every: tuple[Sample, ...]) -> str:
@@ -252,5 +286,6 @@ def _lost(group: list[Deviation], every: tuple[Sample, ...]) -> str:
         alike = [one for one in every if one.way[0] == sample.way[0] and _whole(one) == whole]
         protocol: Protocol = "udp" if sample.packets[0].protocol == "udp" else "tcp"
         chain, rule = whole if all(one in lost for one in alike) else _cited(sample)
-        texts.append(consequence(rule, chain, protocol))
+        if isinstance(rule, Rule):
+            texts.append(consequence(rule, chain, protocol))
     return "; ".join(dict.fromkeys(texts))

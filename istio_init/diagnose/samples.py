@@ -15,14 +15,15 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from istio_init.diagnose.packet import LO, Packet
+from istio_init.diagnose.shadowing import GO_ON
 from istio_init.diagnose.trace import Routes, Rules, Trace, Tracer, TraceStep, Verdict
-from istio_init.formats.iptables import match_negated
+from istio_init.formats.iptables import match_negated, target_words
 from istio_init.formats.save_reader import parts
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import BUILTIN_CHAINS, ForeignRule, Rule
-from istio_init.rules.names import LOOPBACK_IPV6
+from istio_init.rules.model import BUILTIN_CHAINS, ForeignRule, Rule, reason_of
+from istio_init.rules.names import LOOPBACK_IPV6, NAT
 from istio_init.rules.ranges import IPV4
 from istio_init.rules.sets import joined, span_of
 
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
     from istio_init.diagnose.packet import ConntrackState, Hook
     from istio_init.rules.model import Plan, Ruleset, Table
-    from istio_init.rules.ranges import Family, Network
+    from istio_init.rules.ranges import Family, Network, Protocol
     from istio_init.rules.sets import Span
 
     Field = Literal["source", "destination", "sport", "dport", "uid", "gid"]
     Spans = tuple[Span, ...]
     # A chain, and a rule of it.
-    Placed = tuple[str, Rule]
+    Placed = tuple[str, Rule | ForeignRule]
     Kept = Literal["zone", "mark", "connmark"]
 
 # Rules of one chain with one flag and one effect are alike: some of them stand for all.
@@ -46,7 +47,13 @@ _MOST_ALIKE = 8
 # How many ranges of a field are tried, the largest first.
 _MOST_RANGES = 4
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "INPUT", "OUTPUT")
+_NAT_HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 _STOPPED = ("dropped", "rejected")
+# Targets that leave destinations as they are.
+_UNTRANSLATED = frozenset({"ACCEPT", "DROP", "MASQUERADE", "REJECT", "RETURN", "SNAT"})
+# Rules of another backend that are looked at, and how deep their chains are.
+_MOST_PLACES = 20_000
+_DEEPEST = 20
 # A client's port, which no rule is likely to name.
 _CLIENT_PORT = 40000
 _PORTS: Spans = ((1, 0xFFFF),)
@@ -58,6 +65,11 @@ _ALL_IDS: Spans = ((0, 0xFFFFFFFE),)
 _UNICAST: dict[Family, Spans] = {
     "ipv4": joined([(0x01000000, 0x7EFFFFFF), (0x80000000, 0xA9FDFFFF), (0xA9FF0000, 0xDFFFFFFF)]),
     "ipv6": ((0x2000 << 112, (0x4000 << 112) - 1), (0xFC00 << 112, (0xFE00 << 112) - 1)),
+}
+# Whatever one host can be called by: all but those of groups.
+_ALL_ADDRESSES: dict[Family, Spans] = {
+    "ipv4": ((1, 0xDFFFFFFF),),
+    "ipv6": ((1, (0xFF00 << 112) - 1),),
 }
 _LOOPBACK: dict[Family, Spans] = {
     "ipv4": ((0x7F000000, 0x7FFFFFFF),),
@@ -113,7 +125,7 @@ def samples(
     """
     ruleset = plan.ruleset(family)
     tracer = Tracer((Rules(ruleset),), routes_of(plan, family, pod), brief=True)
-    maker = _Maker(family, pod, _boundaries(ruleset, others))
+    maker = _Maker(ruleset, pod, others)
     found: dict[tuple[object, ...], Sample] = {}
     for one in _spread(_reached(ruleset)):
         sample = _sample(one, tuple(maker.packets(one.hook, one.matches)), tracer)
@@ -169,11 +181,19 @@ def _same(one: Verdict, other: Verdict) -> bool:
 
 
 def _doubt(way: Trace, sample: Sample) -> TraceStep | None:
-    """Return the first step because of which a packet may get by; a firewall may stop it."""
+    """Return the step in a built-in chain because of which a packet may get by.
+
+    That a firewall may stop it does not count.
+    """
     for one in way.depends:
         outcomes = (outcome for outcome in one.outcomes if outcome.fate not in _STOPPED)
         if any(not _same(outcome, sample.verdict) for outcome in outcomes):
-            return one.step
+            within = one.step
+            for step in way.steps:
+                if step.rule is not None and step.chain == step.hook and step.tried != "no":
+                    within = step
+                if step is one.step:
+                    return within
     return None
 
 
@@ -198,7 +218,7 @@ def _blamed(way: Trace, planned: Ruleset, backend: str) -> TraceStep | None:
         )
         if decided and within is not None and not _is_planned(within, planned, backend):
             return within
-    return None
+    return None if way.whole else within
 
 
 def _visit(step: TraceStep) -> tuple[str, str, str]:
@@ -230,7 +250,8 @@ def _sample(reached: _Reached, packets: tuple[Packet, ...], tracer: Tracer) -> S
     """Return the sample of a rule; None where no packet meets it."""
     kept: list[Packet] = []
     first: tuple[Verdict, int | None] | None = None
-    field = _changed(reached.rule.target)
+    target = reached.rule.target if isinstance(reached.rule, Rule) else None
+    field = _changed(target)
     for packet in packets:
         way = tracer.trace(packet)
         meets = any(step.rule is reached.rule and step.tried == "yes" for step in way.steps)
@@ -243,7 +264,7 @@ def _sample(reached: _Reached, packets: tuple[Packet, ...], tracer: Tracer) -> S
     return Sample(reached.way, tuple(kept), first[0], (field, first[1]) if field else None)
 
 
-def _changed(target: t.Target) -> Kept | None:
+def _changed(target: t.Target | None) -> Kept | None:
     """Return what of a packet a target is there to change, None if it decides its way."""
     match target:
         case t.CtZone():
@@ -264,7 +285,7 @@ class _Reached(Record):
     matches: tuple[m.Match, ...]
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> Rule | ForeignRule:
         return self.way[-1][1]
 
 
@@ -292,12 +313,69 @@ def _within(
             yield _Reached(hook, here, both)
 
 
+def captured_elsewhere(
+    plan: Plan, family: Family, pod: PodNetwork, beside: Rules
+) -> Iterator[Sample]:
+    """Yield packets that the plan captures, each for a nat rule of others in another backend.
+
+    Such a rule may send its packets elsewhere before the plan's are asked.
+    """
+    table = beside.ruleset.table(NAT)
+    if table is None:
+        return
+    ruleset = plan.ruleset(family)
+    tracer = Tracer((Rules(ruleset),), routes_of(plan, family, pod), brief=True)
+    maker = _Maker(ruleset, pod)
+    for hook in _NAT_HOOKS:
+        for way, matches in _translating(table, hook, family):
+            for packet in maker.packets(hook, matches):
+                planned = tracer.trace(packet)
+                if planned.certain and planned.outcome.port:
+                    yield Sample(way, (packet,), planned.outcome)
+                    break
+
+
+def _translating(
+    table: Table, hook: Hook, family: Family
+) -> Iterator[tuple[tuple[Placed, ...], tuple[m.Match, ...]]]:
+    """Yield the ways to rules that are no more than a translation, with every match on each."""
+    chains = {chain.name: chain for chain in table.chains}
+    places: list[tuple[str, int, tuple[m.Match, ...], tuple[Placed, ...]]] = [(hook, 0, (), ())]
+    for _ in range(_MOST_PLACES):
+        if not places:
+            return
+        name, number, matches, way = places.pop()
+        chain = chains.get(name)
+        if chain is None or number >= len(chain.rules) or len(way) > _DEEPEST:
+            continue
+        places.append((name, number + 1, matches, way))
+        rule = chain.rules[number]
+        asked, target = _understood(rule, family)
+        both, here = (*matches, *asked), (*way, (name, rule))
+        if target in chains:
+            places.append((target, 0, both, here))
+        elif target and target not in GO_ON | _UNTRANSLATED:
+            yield here, both
+
+
+def _understood(rule: Rule | ForeignRule, family: Family) -> tuple[tuple[m.Match, ...], str]:
+    """Return the matches of a rule and the name of its target, as far as they are understood."""
+    if isinstance(rule, Rule):
+        return rule.matches, target_words(rule.target, family)[1]
+    found = parts(rule.spelled, family)
+    names: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp"}
+    protocols = (
+        m.Proto(names[name], negated) for name, negated in found.protocols if name in names
+    )
+    return (*protocols, *found.matches), found.name
+
+
 def _spread(reached: Iterable[_Reached]) -> Iterator[_Reached]:
     """Yield some of the rules that are alike, from the first to the last, and all others."""
     alike: dict[tuple[str, ...], list[_Reached]] = {}
     for one in reached:
-        reason = one.rule.reason
-        leads = one.way[-2:][0][1].reason
+        reason = reason_of(one.rule)
+        leads = reason_of(one.way[-2:][0][1])
         kind = (one.hook, one.way[-1][0], reason.flag, reason.effect, leads.flag, leads.effect)
         alike.setdefault(kind, []).append(one)
     for group in alike.values():
@@ -309,19 +387,28 @@ def _spread(reached: Iterable[_Reached]) -> Iterator[_Reached]:
 
 
 def _boundaries(
-    ruleset: Ruleset, others: Iterable[Rule | ForeignRule]
+    rules: Iterable[Rule | ForeignRule], family: Family
 ) -> dict[Field, tuple[int, ...]]:
     """Return for each field the values at which some rule begins to treat packets apart."""
     fields: dict[Field, set[int]] = {}
-    ours = (rule for table in ruleset.tables for chain in table.chains for rule in chain.rules)
-    for rule in (*ours, *others):
-        for match in _matches_of(rule, ruleset.family):
-            field, spans = _numbers(match, ruleset.family)
+    for rule in rules:
+        for match in _matches_of(rule, family):
+            field, spans = _numbers(match, family)
             if field:
                 edges = fields.setdefault(field, set())
                 edges.update(low for low, _ in spans)
                 edges.update(high + 1 for _, high in spans)
     return {field: tuple(sorted(edges)) for field, edges in fields.items()}
+
+
+def _spared(rules: Iterable[Rule | ForeignRule]) -> dict[Field, frozenset[int]]:
+    """Return the first of the users and groups that alone pass by a rule that asks for others."""
+    fields: dict[Field, set[int]] = {}
+    for rule in rules:
+        for match in rule.matches if isinstance(rule, Rule) else ():
+            if isinstance(match, m.Owner) and match.negated:
+                fields.setdefault(match.kind, set()).add(match.ids.low)
+    return {field: frozenset(ids) for field, ids in fields.items()}
 
 
 def _matches_of(rule: Rule | ForeignRule, family: Family) -> tuple[m.Match, ...]:
@@ -351,8 +438,14 @@ class _Maker:
     """Makes packets that meet all of some matches."""
 
     def __init__(
-        self, family: Family, pod: PodNetwork, boundaries: dict[Field, tuple[int, ...]]
+        self, ruleset: Ruleset, pod: PodNetwork, others: Iterable[Rule | ForeignRule] = ()
     ) -> None:
+        rules = tuple(
+            rule for table in ruleset.tables for chain in table.chains for rule in chain.rules
+        )
+        boundaries = _boundaries((*rules, *others), ruleset.family)
+        family = ruleset.family
+        self._spared = _spared(rules)
         self._known: dict[tuple[Field, Spans], tuple[Span, ...]] = {}
         self._family = family
         self._pod = pod
@@ -395,6 +488,9 @@ class _Maker:
         yield from (packet.replace(dport=_typical(span)) for span in ranges["dport"][1:])
         for span in ranges["destination"][1:]:
             yield packet.replace(destination=self._packed(_typical(span)))
+        if out:
+            yield from (packet.replace(uid=_typical(span)) for span in ranges["uid"][1:])
+            yield from (packet.replace(gid=_typical(span)) for span in ranges["gid"][1:])
 
     def _packed(self, address: int) -> bytes:
         return address.to_bytes(4 if self._family == IPV4 else 16, "big")
@@ -406,7 +502,6 @@ class _Maker:
         everywhere = _UNICAST[self._family]
         peers = _without(everywhere, self._own)
         own = self._own
-        local = joined((*own, *_LOOPBACK[self._family]))
         if hook == "OUTPUT":
             usual: dict[Field, Spans] = {
                 "source": own,
@@ -417,8 +512,8 @@ class _Maker:
         usual |= {"sport": ((_CLIENT_PORT, _CLIENT_PORT),), "dport": _PORTS}
         usual |= {"uid": _IDS, "gid": _IDS}
         most: dict[Field, Spans] = {
-            "source": joined((*everywhere, *local)),
-            "destination": joined((*everywhere, *local)),
+            "source": _ALL_ADDRESSES[self._family],
+            "destination": _ALL_ADDRESSES[self._family],
             "sport": _PORTS,
             "dport": _PORTS,
             "uid": _ALL_IDS,
@@ -448,7 +543,10 @@ class _Maker:
                 ends = (*(start - 1 for start in inside), high)
                 pieces += zip(starts, ends, strict=True)
             pieces.sort(key=lambda span: (span[0] - span[1], span))
-            self._known[field, allowed] = tuple(pieces[:_MOST_RANGES])
+            kept = pieces[:_MOST_RANGES]
+            spared = self._spared.get(field, frozenset())
+            kept += [piece for piece in pieces[_MOST_RANGES:] if piece[0] in spared][:1]
+            self._known[field, allowed] = tuple(kept)
         return self._known[field, allowed]
 
     def _interface(self, hook: Hook, matches: tuple[m.Match, ...]) -> str | None:

@@ -97,9 +97,10 @@ _NFT_GOES_ON = frozenset({"match", "counter", "log", "limit"})
 _MOST_WAYS = 10_000
 # Of each packet, where many are followed.
 _FEWER_WAYS = 500
-# Steps of one packet: chains that change marks can lead it about for ever.
-_MOST_STEPS = 1_000_000
-_FEWER_STEPS = 50_000
+# Chains that one packet enters: those that change marks can lead it about for ever.
+_MOST_ENTERED = 12_000
+# What it costs to get on, beside that of trying a rule.
+_STEP = 10
 
 
 class Rules(Record):
@@ -402,8 +403,8 @@ class Tracer:
     """Follows packets through rules; every way that one may take has a place of its own.
 
     Where ``brief`` the traces have no steps that did not match, and what depends on
-    something is looked for in fewer places: for many packets. ``work`` counts the
-    rules that were tried.
+    something is looked for in fewer places: for many packets. ``work`` is what all of
+    it cost, with a rule that was tried as its unit.
     """
 
     def __init__(
@@ -433,13 +434,10 @@ class Tracer:
         memory = _Memory()
         here: _Position | Verdict = _Position(packet, packet.hook)
         last = packet
-        left = _FEWER_STEPS if self._brief else _MOST_STEPS
         while not isinstance(here, Verdict):
             last = here.packet
-            left -= 1
-            if not left:
-                text = "the ways are too many: not followed further"
-                steps.append(TraceStep(here.hook, "", "", here.hook, "policy", reason=text))
+            if memory.entered > _MOST_ENTERED:
+                steps.append(self._given_up(here))
                 return Trace(packet, tuple(steps), Verdict("unknown"), (), last, whole=False)
             step, ways = self.advance(here)
             if step is not None:
@@ -453,6 +451,11 @@ class Tracer:
             if (others := self.outcomes(way) - {here})
         ]
         return Trace(packet, tuple(steps), here, tuple(depends), last)
+
+    def _given_up(self, at: _Position) -> TraceStep:
+        stage = self._stages[at.hook][at.stage]
+        text = "the ways through its chains are too many: not followed further"
+        return TraceStep(at.hook, stage.backend, stage.table, at.hook, "unknown", reason=text)
 
     def outcomes(self, start: Way) -> frozenset[Verdict]:
         """Return everything that may happen from a place on."""
@@ -473,6 +476,7 @@ class Tracer:
 
     def advance(self, at: _Position) -> tuple[TraceStep | None, tuple[Way, ...]]:
         """Return what is tried here, and where it leads; first of all if it does not match."""
+        self.work += _STEP
         stages = self._stages[at.hook]
         if at.stage == len(stages):
             return self._leave(at)
@@ -704,6 +708,7 @@ class _Memory:
         self._within: list[tuple[int, _Position]] = []
         self._returned: dict[tuple[int, _Position], _Position] = {}
         self._gone: set[_Position] = set()
+        self.entered = 0
 
     def shortened(self, before: _Position, after: Way) -> Way:
         """Return where a step leads, with a chain whose end is known already left again."""
@@ -718,6 +723,7 @@ class _Memory:
             if start in self._returned:
                 return self._returned[start].replace(frame=after.frame.below)
             self._within.append(start)
+            self.entered += 1
         elif change < 0:
             self._returned[self._within.pop()] = after.replace(frame=None)
         elif after.frame.chain is not before.frame.chain or not after.frame.number:
