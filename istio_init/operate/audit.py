@@ -19,6 +19,7 @@ from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
 from istio_init.kernel import host, signals
 from istio_init.kernel.pod import pod_network
 from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.operate.live import awake
 from istio_init.planner import degrade
 from istio_init.rules import ownership
 from istio_init.rules.model import TABLES, PolicyRoute, Ruleset, make_table
@@ -109,7 +110,7 @@ def look(run: Run) -> LiveState:
         if other != kind and other in evidence.ours | evidence.others:
             try:
                 found = detect.applier(other, made)
-                beside += (Rules(_read(found, family), other) for family in FAMILIES)
+                beside += (Rules(awake(_read(found, family)), other) for family in FAMILIES)
             except IstioInitError as error:
                 notes.append(f"the rules in backend {other} cannot be read: {error}")
     return LiveState(

@@ -131,7 +131,7 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipE
                 led_away = old_chain is not None and _unowned_rules(old_chain) == chain.rules
                 chains[chain.name] = old_chain if old_chain and led_away else chain
         chains |= {chain.name: chain for chain in old.chains if chain.name in OWN_CHAINS}
-        tables.append(make_table(table.name, chains))
+        tables.append(make_table(table.name, chains, table.oddities))
     return live.replace(tables=tuple(tables))
 
 
@@ -192,6 +192,13 @@ def _is_tproxy_shape(chain: str, rule: Rule, marks: frozenset[int]) -> bool:
     """Whether a rule is one of those that layout 1.30 puts into mangle's own chains."""
     match chain, rule.matches, rule.target:
         case "PREROUTING", (m.Proto("tcp", False), m.Mark(value, mask, False)), t.SaveMark():
+            return value in marks and mask == FULL_MASK
+        case (
+            "PREROUTING",
+            # As it stands while rules move from one backend to another.
+            (m.InInterface("lo", False), m.Proto("tcp", False), m.Mark(value, mask, False)),
+            t.SaveMark(),
+        ):
             return value in marks and mask == FULL_MASK
         case "OUTPUT", (to, m.Proto("tcp", False), m.Mark(value, mask, False)), t.Return():
             return to == _TO_LOCAL and value in marks and mask == FULL_MASK
@@ -279,7 +286,7 @@ def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -
     for chain in plan.chains if plan else ():
         if chain.name in OWN_CHAINS:
             chains[chain.name] = chain
-    return make_table(table.name, chains)
+    return make_table(table.name, chains, table.oddities)
 
 
 def _shared(
