@@ -240,7 +240,7 @@ def _statement(target: t.Target, family: Family | None) -> str:
         case t.Drop():
             return "drop"
         case t.Reject():
-            return "reject with icmpx port-unreachable"
+            return "reject with icmpx type port-unreachable"
         case t.Redirect():
             return f"redirect to :{target.port}"
         case t.Tproxy():

@@ -128,7 +128,10 @@ def test_dry_run_prints_the_script_that_is_applied(case: Case) -> None:
         other.run("nft", "-f", "-", text=text)
 
         assert listed(other) == listed(pod)
-        assert inside(other, kernel_objects) == inside(pod, kernel_objects)
+        assert live(other) == live(pod)
+        if " v1.0." in other.run("nft", "--version").stdout:
+            # Later ones note more beside a set, earlier ones less.
+            assert inside(other, kernel_objects) == inside(pod, kernel_objects)
 
 
 def kernel_objects() -> list[tuple[object, ...]]:

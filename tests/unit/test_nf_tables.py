@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from istio_init.formats.nf_tables import expressions as e
 from istio_init.formats.nf_tables import fields, iptables, messages, native
 from istio_init.formats.nf_tables.messages import Contents, KernelChain, KernelRule, KernelTable
 from istio_init.formats.nf_tables.own_tables import SOCKET_CHAIN, SetType, spans_of
+from istio_init.formats.save_reader import parse_rule
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.model import Chain, ForeignRule, Oddity, Rule, Ruleset, make_table, rule
@@ -24,8 +26,12 @@ from istio_init.rules.names import ISTIO_DIVERT, ISTIO_INBOUND, ISTIO_OUTPUT, NA
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, Network, PortRange
 from istio_init.rules.sets import canonical
 from tests import strategies
+from tests.captured import CALLS, CAPTURES
+from tests.plans import plan_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from istio_init.apply.nftables import _Image
     from istio_init.rules.model import Table
     from istio_init.rules.ranges import Family
@@ -517,3 +523,66 @@ def test_elements_are_values_or_an_error(drawn: list[tuple[int, bool, bool]]) ->
         return
     assert all(low <= high for low, high in spans)
     assert spans == sorted(spans)
+
+
+# What the kernel held of what the tools of some release wrote.
+
+OURS = "1.8.7"
+IPTABLES = sorted(CAPTURES.glob("iptables-*.txt"))
+NFT = sorted(CAPTURES.glob("nft-*.json"))
+
+
+def test_there_are_captures_of_three_releases() -> None:
+    assert [path.stem for path in IPTABLES] == [
+        "iptables-1.8.11",
+        f"iptables-{OURS}",
+        "iptables-1.8.9",
+    ]
+    assert [path.stem for path in NFT] == ["nft-0.9.8", "nft-1.0.6", "nft-1.1.3"]
+
+
+@pytest.mark.parametrize("path", IPTABLES, ids=lambda path: path.stem)
+def test_what_iptables_nft_wrote_is_read_as_it_was_meant(path: Path) -> None:
+    readers = {family: iptables.Reader(family) for family in FAMILIES}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        family, bytes_, words = line.split(" ", 2)
+        known = IPV4 if family == IPV4 else IPV6
+        wished = parse_rule(words, known)
+        live = bytes.fromhex(bytes_)
+        assert readers[known].rule(live) == wished, words
+        assert iptables.Reader(known).rule(live) == wished, words
+        assert isinstance(wished, Rule)
+        if path.stem.endswith(OURS):
+            assert iptables.encode(wished, known) == e.without_counts(live), words
+
+
+def told(body: dict[str, list[str]], elements: list[list[str]]) -> Contents:
+    """Return what the kernel told, as it is read."""
+    bodies = {kind: [bytes.fromhex(one) for one in some] for kind, some in body.items()}
+    sets = [messages.read_set(one) for one in bodies["sets"]]
+    return Contents(
+        1,
+        tuple(map(messages.read_table, bodies["tables"])),
+        tuple(map(messages.read_chain, bodies["chains"])),
+        tuple(map(messages.read_rule, bodies["rules"])),
+        tuple(
+            (one, tuple(bytes.fromhex(body) for body in some))
+            for one, some in zip(sets, elements, strict=True)
+        ),
+        (),
+        (),
+    )
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("path", NFT, ids=lambda path: path.stem)
+def test_what_nft_made_of_our_script_is_what_was_planned(path: Path, name: str) -> None:
+    found = json.loads(path.read_text(encoding="utf-8"))[name]
+    elements = found.pop("elements")
+    contents = told(found, elements)
+    plan = plan_of(*CALLS[name])
+    for ruleset in map(canonical, plan.rulesets):
+        for table in ruleset.tables:
+            read = native.read_table(table.name, contents, e.Reader())
+            assert read is not None
+            assert read[ruleset.family] == table
