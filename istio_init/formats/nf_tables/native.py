@@ -322,8 +322,8 @@ class _LiveTable:
 
     def oddities(self) -> Iterator[Oddity]:
         """Yield what this program never leaves in a table."""
-        if not self._chains:
-            yield Oddity("nothing", "an empty table: left over, it changes nothing")
+        if not self._lines and all(one.hooked for one in self._chains):
+            yield Oddity("nothing", "a table without rules: left over, it changes nothing")
         for chain in self._chains:
             if not self._is_as_written(chain):
                 idle = MODEL_NAMES.get(chain.name) in BUILTIN_CHAINS[self._name]
