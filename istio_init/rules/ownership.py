@@ -2,7 +2,12 @@
 
 Our chains are known by name. In the built-in chains, which are shared with other
 programs, we own the rules that jump to our chains, the rules that the plan has,
-and a few that either layout writes there and no other program would.
+and a few that either layout, or a sidecar of an earlier release, writes there and no
+other program would: those with a port, a mark or a conntrack zone of the mesh.
+
+A rule that anybody could have written in the same words, such as ``-i NIC -j RETURN``,
+is ours only if the plan has it. Otherwise it stays: a rule of somebody else that is
+lost cannot be had back.
 """
 
 from __future__ import annotations
@@ -12,8 +17,11 @@ from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.model import BUILTIN_CHAINS, HEAD, Chain, Rule, Table, jump_of, make_table
 from istio_init.rules.names import (
+    AGENT_DNS_PORT,
+    APP_ZONE,
     DEFAULT_LOOPBACK,
     DEFAULT_MARK,
+    DNS_PORT,
     FILTER,
     INPUT,
     ISTIO_OUTPUT,
@@ -23,6 +31,7 @@ from istio_init.rules.names import (
     OUTPUT,
     OWN_CHAINS,
     PREROUTING,
+    PROXY_ZONE,
 )
 from istio_init.rules.ranges import FULL_MASK, IPV6
 
@@ -36,6 +45,9 @@ _REJECT_INBOUND = (
     Rule((m.CtState(("ESTABLISHED",), "state"),), t.Accept()),
     Rule((), t.Reject()),
 )
+# To this group the sidecar's rules write what they match. Source: istio 1.9 to 1.29,
+# tools/istio-iptables/pkg/builder, AppendRule with --iptables-trace-logging.
+_TRACE_GROUP = 1337
 # Ways into our chains that no other layout has.
 _ONLY_IN_LAYOUT_1_0 = frozenset(
     {
@@ -48,9 +60,9 @@ _ONLY_IN_LAYOUT_1_0 = frozenset(
 class OwnershipEvidence(Record):
     """What our chains in live rule sets tell about the rules outside them.
 
-    ``marks`` are the TPROXY marks that they put on packets, ``interfaces`` those
-    taken out of their reach by -c, or by -k together with -i. ``layout_1_0`` says
-    that it was this layout that built them.
+    ``marks`` are the TPROXY marks that they put on packets, ``interfaces`` those that
+    -k takes out of their reach, under a rule that leads into a chain of ours.
+    ``layout_1_0`` says that it was this layout that built them.
     """
 
     marks: frozenset[int] = frozenset({DEFAULT_MARK})
@@ -66,7 +78,7 @@ def traces(rulesets: tuple[Ruleset, ...]) -> OwnershipEvidence:
     """
     tables = [table for ruleset in rulesets for table in ruleset.tables]
     marks = {mark for table in tables if table.name == MANGLE for mark in _marks(table)}
-    interfaces = {name for table in tables for name in _excluded_interfaces(table)}
+    interfaces = {name for table in tables for name in _virtual_interfaces(table)}
     layout_1_0 = any(
         rule in _ONLY_IN_LAYOUT_1_0
         for table in tables
@@ -155,9 +167,12 @@ def _owned_rules(
     table: Table, plan: Table | None, family: Family, traces: OwnershipEvidence
 ) -> dict[str, frozenset[int]]:
     """Return, for each built-in chain, the positions of our rules."""
-    # A rule with nothing but an interface is ours only beside a chain of ours.
+    # What -k takes out of nat is ours only beside a chain of ours.
     installed = any(chain.name in OWN_CHAINS for chain in table.chains)
-    excluded = traces.interfaces if installed else frozenset()
+    virtual = traces.interfaces if installed else frozenset()
+    old_dns = any(
+        is_old_dns(table.name, chain.name, rule) for chain in table.chains for rule in chain.rules
+    )
     owned = {}
     for chain in table.chains:
         if chain.name not in BUILTIN_CHAINS[table.name]:
@@ -172,15 +187,80 @@ def _owned_rules(
             for position, rule in enumerate(chain.rules)
             if rule in planned
             or jump_of(rule) in OWN_CHAINS
+            or is_old_dns(table.name, chain.name, rule)
             or (
                 isinstance(rule, Rule)
                 and (
-                    _is_excluded_interface(chain.name, rule, excluded)
+                    _is_virtual_interface(chain.name, rule, virtual)
                     or (table.name == MANGLE and _is_tproxy_shape(chain.name, rule, traces.marks))
+                    or (old_dns and _is_old_dns_exemption(table.name, chain.name, rule))
                 )
             )
-        ) | _rejected_inbound(table, chain, family, traces)
+        ) | _rejected_inbound(
+            table,
+            chain,
+            family,
+            traces,
+            planned=planned_chain is not None and planned_chain.rules[:2] == _REJECT_INBOUND,
+        )
     return owned
+
+
+def is_old_dns(table: str, chain: str, rule: Rule | ForeignRule) -> bool:
+    """Whether a rule of a built-in chain leads DNS to a sidecar's agent, or traces for it.
+
+    Sidecars up to release 1.29 wrote such rules outside chains of their own. They name
+    the agent's port 15053, keep queries in zone 1 or 2, or log to group 1337: no other
+    program's rules do.
+
+    Source: istio 1.8 to 1.29, tools/istio-iptables/pkg/capture/run.go, HandleDNSUDP and
+    addConntrackZoneDNSUDP; pkg/builder, the log rules.
+    """
+    if chain not in BUILTIN_CHAINS[table]:
+        return False
+    if isinstance(rule, Rule):
+        match table, rule.target:
+            case "nat", t.Redirect(port):
+                return port == AGENT_DNS_PORT
+            case "raw", t.CtZone(zone):
+                return zone in (PROXY_ZONE, APP_ZONE) and _is_of_dns(rule)
+            case _:
+                return False
+    words = rule.spelled.split()
+    return f":{AGENT_DNS_PORT}" in rule.spelled.partition("--to-destination ")[2] or (
+        _follows(words, "--nflog-group", str(_TRACE_GROUP))
+        or (_follows(words, "-j", "SNAT") and _follows(words, "--dport", str(AGENT_DNS_PORT)))
+    )
+
+
+def _follows(words: list[str], option: str, value: str) -> bool:
+    return (option, value) in zip(words, words[1:], strict=False)
+
+
+def _is_of_dns(rule: Rule) -> bool:
+    return m.Proto("udp") in rule.matches and any(
+        isinstance(one, m.Ports)
+        and not one.negated
+        and one.ports.low == one.ports.high
+        and one.ports.low in (DNS_PORT.low, AGENT_DNS_PORT)
+        for one in rule.matches
+    )
+
+
+def _is_old_dns_exemption(table: str, chain: str, rule: Rule) -> bool:
+    """Whether a rule keeps the agent's own queries from a redirect that is_old_dns knows."""
+    match table, chain, rule.target:
+        case "nat", "OUTPUT", t.Return():
+            ports = [one for one in rule.matches if isinstance(one, m.Ports)]
+            owners = [one for one in rule.matches if isinstance(one, m.Owner)]
+            return (
+                len(rule.matches) == 3
+                and len(owners) == 1
+                and not owners[0].negated
+                and any(one.side == "dport" and one.ports == DNS_PORT for one in ports)
+            )
+        case _:
+            return False
 
 
 def leads_into_ours(rule: Rule | ForeignRule) -> bool:
@@ -217,46 +297,73 @@ def _interface(rule: Rule | ForeignRule) -> tuple[str, bool]:
     return "", False
 
 
-def _excluded_interfaces(table: Table) -> frozenset[str]:
-    """Return the interfaces that -c, or -k together with -i, took out of this table.
+def _virtual_interfaces(table: Table) -> frozenset[str]:
+    """Return the interfaces that -k together with -i takes out of this table.
 
-    Those of -c are excluded in both directions; those of -k stand under a rule
-    that redirects them. A rule for one direction alone may belong to another program.
+    Their rule stands in PREROUTING beside one that redirects what comes in by them.
     """
-    if not any(chain.name in OWN_CHAINS for chain in table.chains):
-        return frozenset()
-    incoming, outgoing, redirected = set(), set(), set()
-    for chain in table.chains:
-        for rule in chain.rules:
-            name, inbound = _interface(rule)
-            if name and chain.name == PREROUTING and inbound:
-                incoming.add(name)
-            elif name and chain.name == OUTPUT and not inbound:
-                outgoing.add(name)
-            elif chain.name == PREROUTING and jump_of(rule) == ISTIO_REDIRECT:
-                matches = rule.matches if isinstance(rule, Rule) else ()
-                redirected |= {one.name for one in matches if isinstance(one, m.InInterface)}
-    return frozenset(incoming & (outgoing | redirected))
+    incoming, redirected = set(), set()
+    chain = table.chain(PREROUTING)
+    for rule in chain.rules if chain else ():
+        name, inbound = _interface(rule)
+        if name and inbound:
+            incoming.add(name)
+        elif jump_of(rule) == ISTIO_REDIRECT and isinstance(rule, Rule):
+            redirected |= {one.name for one in rule.matches if isinstance(one, m.InInterface)}
+    return frozenset(incoming & redirected)
 
 
-def _is_excluded_interface(chain: str, rule: Rule, excluded: frozenset[str]) -> bool:
+def excluded_interfaces(table: Table) -> tuple[str, ...]:
+    """Return the interfaces that two rules take out of a table in both directions.
+
+    So does -c; but anybody could have written such rules.
+    """
+    incoming = _returned(table.chain(PREROUTING), inbound=True)
+    outgoing = _returned(table.chain(OUTPUT), inbound=False)
+    return tuple(name for name in dict.fromkeys(outgoing) if name in incoming)
+
+
+def _returned(chain: Chain | None, *, inbound: bool) -> list[str]:
+    interfaces = [_interface(rule) for rule in chain.rules] if chain else []
+    return [name for name, incoming in interfaces if name and incoming == inbound]
+
+
+def unclaimed_interfaces(live: Ruleset, planned: Ruleset) -> tuple[str, ...]:
+    """Return the interfaces that stand beside our rules as -c would leave them, unplanned.
+
+    The rules for them may be left over from a run with -c, or belong to another
+    program: nobody can tell, so they stay.
+    """
+    names: dict[str, None] = {}
+    for table in live.tables:
+        plan = planned.table(table.name)
+        if any(chain.name in OWN_CHAINS for chain in table.chains):
+            known = excluded_interfaces(plan) if plan else ()
+            names |= dict.fromkeys(one for one in excluded_interfaces(table) if one not in known)
+    return tuple(names)
+
+
+def _is_virtual_interface(chain: str, rule: Rule, virtual: frozenset[str]) -> bool:
     name, inbound = _interface(rule)
-    return name in excluded and chain == (PREROUTING if inbound else OUTPUT)
+    return name in virtual and inbound and chain == PREROUTING
 
 
 def _rejected_inbound(
-    table: Table, chain: Chain, family: Family, traces: OwnershipEvidence
+    table: Table, chain: Chain, family: Family, traces: OwnershipEvidence, *, planned: bool
 ) -> frozenset[int]:
     """Return where layout 1.0 shut inbound IPv6: its two rules, one after the other.
 
-    One of them alone in the chain, beside that layout's other rules, is what was
-    left of the two.
+    Any firewall may have the two. They are ours where they are ``planned``, or at the
+    head of the chain beside that layout's other rules; one of them alone in the chain,
+    beside these, is what was left of the two.
     """
     if family != IPV6 or table.name != FILTER or chain.name != INPUT:
         return frozenset()
     positions: set[int] = set()
     for position in range(len(chain.rules) - 1):
-        if chain.rules[position : position + 2] == _REJECT_INBOUND:
+        if chain.rules[position : position + 2] == _REJECT_INBOUND and (
+            planned or (traces.layout_1_0 and not position)
+        ):
             positions |= {position, position + 1}
     if traces.layout_1_0 and len(chain.rules) == 1 and chain.rules[0] in _REJECT_INBOUND:
         positions.add(0)
