@@ -13,7 +13,8 @@ from istio_init.kernel import nfnetlink
 from istio_init.kernel.host import legacy_tables, may_open_legacy_tables
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.model import BUILTIN_CHAINS
-from istio_init.rules.names import NATIVE_TABLES, OWN_CHAINS
+from istio_init.rules.names import ISTIO_OUTPUT, ISTIO_PRERT, NATIVE_TABLES, OWN_CHAINS
+from istio_init.rules.ownership import own_chains
 from istio_init.rules.ranges import FAMILIES
 
 if TYPE_CHECKING:
@@ -91,7 +92,12 @@ def look(made: dict[BackendChoice, Applier] | None = None) -> Evidence:
             for place in chains
             if place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
         ]
-        if any(place.chain in OWN_CHAINS for place in iptables):
+        ambient = {(one.family, one.table) for one in iptables if one.chain == ISTIO_PRERT}
+        if any(
+            place.chain in OWN_CHAINS
+            and (place.chain != ISTIO_OUTPUT or (place.family, place.table) not in ambient)
+            for place in iptables
+        ):
             ours.add("nft")
         elif iptables and _has_rules():
             others.add("nft")
@@ -122,8 +128,9 @@ def _look_at_legacy(
         except UnsupportedError:
             continue
         for table in live.tables:
+            own = own_chains(table)
             for chain in table.chains:
-                if chain.name in OWN_CHAINS:
+                if chain.name in own:
                     ours.add("legacy")
                 elif chain.rules or chain.policy is None:
                     others.add("legacy")

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         "shadowed",
         "second-backend",
         "not-intercepted",
+        "unclaimed",
         "trap",
     ]
 

@@ -321,7 +321,7 @@ def decode(entry: bytes, family: Family) -> Rule | ForeignRule:
 def spelled(entry: bytes, family: Family) -> str:
     """Return a normalised entry as iptables prints it, as far as it is understood.
 
-    Of a match or target that this program never writes only the name is there.
+    Of a match that this program never writes only the name is there.
     """
     header, offsets = _HEADERS[family], _OFFSETS[family]
     protocol, flags, inversions = header.unpack_from(entry)[8:]
@@ -362,16 +362,13 @@ def _spelled_match(name: str, revision: int, data: bytes) -> list[str]:
         # One that this program never writes.
         pass
     if name == "comment":
-        return ["-m", name, "--comment", _quoted(_text(data))]
+        # No start of a pod without such rules of others pays for this.
+        from istio_init.formats.xt_others import quoted
+
+        return ["-m", name, "--comment", quoted(_text(data))]
     # A protocol's own match may ask for nothing; anything else asks for something.
     idle = name in _IDLE and data == _aligned(_IDLE[name])
     return ["-m", name] if idle else ["-m", name, "..."]
-
-
-def _quoted(text: str) -> str:
-    if text.replace("_", "").replace("-", "").isalnum():
-        return text
-    return '"' + "".join(f"\\{char}" if char in "\"'\\" else char for char in text) + '"'
 
 
 def _spelled_target(name: str, revision: int, data: bytes, family: Family) -> list[str]:
@@ -384,7 +381,9 @@ def _spelled_target(name: str, revision: int, data: bytes, family: Family) -> li
     except (ValueError, KeyError, IndexError, struct_error):
         # One that this program never writes.
         pass
-    return ["-j", name]
+    from istio_init.formats.xt_others import other_target_words
+
+    return other_target_words(name, revision, data, family)
 
 
 def _jump_of(entry: bytes, family: Family) -> str:
