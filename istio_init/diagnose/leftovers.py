@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from istio_init.rules.ranges import Family
 
 # Istio's init container stops TCP by such rules while it works, and takes them away
-# again. Source: istio 1.27 to 1.29, tools/istio-iptables/pkg/capture, the guard rails.
+# again. Source: istio, tools/istio-iptables/pkg/builder, buildGuardrails.
 _GUARD_RAILS = (
     Rule((m.Proto("tcp"),), t.Drop()),
     Rule((m.Proto("udp"),), t.Drop()),

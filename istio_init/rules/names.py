@@ -55,6 +55,8 @@ OUTBOUND_MARK = 1338
 # Conntrack zones: the proxy's own queries, and the application's to the agent.
 PROXY_ZONE = 1
 APP_ZONE = 2
+# The NFLOG group to which a sidecar's rules report, with --iptables-trace-logging.
+TRACE_GROUP = 1337
 
 # What the kernel gives the first rule that is added without a priority.
 RULE_PRIORITY = 32765

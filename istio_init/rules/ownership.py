@@ -46,6 +46,7 @@ from istio_init.rules.names import (
     PREROUTING,
     PROXY_ZONE,
     RAW,
+    TRACE_GROUP,
 )
 from istio_init.rules.ranges import FULL_MASK, IPV6, PortRange
 
@@ -60,8 +61,6 @@ REJECT_INBOUND = (
     Rule((m.CtState(("ESTABLISHED",), "state"),), t.Accept()),
     Rule((), t.Reject()),
 )
-# To this group a sidecar's rules write what they match, with --iptables-trace-logging.
-_TRACE_GROUP = 1337
 _OWN_BESIDE_AMBIENT = OWN_CHAINS - {ISTIO_OUTPUT}
 _DNS_PORTS = (DNS_PORT, PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
 _DEFAULT_OWNERS = frozenset({m.Owner("uid", DEFAULT_PROXY_ID), m.Owner("gid", DEFAULT_PROXY_ID)})
@@ -290,7 +289,7 @@ def is_old_sidecars(table: str, rule: Rule | ForeignRule) -> bool:
 
 def _is_old_sidecars_text(text: str) -> bool:
     # Most rules of others are done with here, before they are taken apart.
-    if str(AGENT_DNS_PORT) not in text and str(_TRACE_GROUP) not in text:
+    if str(AGENT_DNS_PORT) not in text and str(TRACE_GROUP) not in text:
         return False
     words = words_of(text)
     start = 0
@@ -309,7 +308,7 @@ def _is_old_sidecars_text(text: str) -> bool:
         case "REDIRECT":
             return _value(options, "--to-ports") == port
         case "NFLOG":
-            return _value(options, "--nflog-group") == str(_TRACE_GROUP)
+            return _value(options, "--nflog-group") == str(TRACE_GROUP)
         case _:
             return False
 
