@@ -111,11 +111,11 @@ def traces(rulesets: tuple[Ruleset, ...], planned: tuple[Ruleset, ...] = ()) -> 
 
 def _is_layout_1_0(rulesets: tuple[Ruleset, ...]) -> bool:
     return any(
-        rule in _ONLY_IN_LAYOUT_1_0
+        rule in _ONLY_IN_LAYOUT_1_0 and jump_of(rule) in own_chains(table)
         for ruleset in rulesets
         for table in ruleset.tables
         for chain in table.chains
-        if chain.name in OWN_CHAINS or chain.name in BUILTIN_CHAINS[table.name]
+        if chain.name in own_chains(table) or chain.name in BUILTIN_CHAINS[table.name]
         for rule in chain.rules
     )
 
@@ -165,13 +165,8 @@ def wanted(live: Ruleset, planned: Ruleset, known: OwnershipEvidence, *, clean: 
     tables = []
     for table in live.tables:
         plan = planned.table(table.name)
-        kept = None if clean else plan
-        before, after = None, table
-        # Where a rule of ours stood between two of a kind, they come together.
-        while before != after:
-            before = after
-            after = _merged(before, kept, _owned_rules(before, plan, live.family, known))
-        tables.append(after)
+        ours = _owned_rules(table, plan, live.family, known)
+        tables.append(_merged(table, None if clean else plan, ours))
     return live.replace(tables=tuple(tables))
 
 
@@ -235,9 +230,14 @@ def _owned_rules(
         if chain.name not in BUILTIN_CHAINS[table.name]:
             continue
         planned_chain = plan.chain(chain.name) if plan else None
-        # Each rule of that pair alone may belong to another program.
-        planned = frozenset(planned_chain.rules if planned_chain else ()).difference(REJECT_INBOUND)
-        owned[chain.name] = frozenset(
+        # Each rule of that pair alone may belong to another program, as does a way into a
+        # chain of ambient mode.
+        planned = frozenset(
+            rule
+            for rule in (planned_chain.rules if planned_chain else ())
+            if rule not in REJECT_INBOUND and jump_of(rule) not in OWN_CHAINS - own
+        )
+        positions = {
             position
             for position, rule in enumerate(chain.rules)
             if rule in planned
@@ -251,10 +251,12 @@ def _owned_rules(
                     or _old_exemption(chain.name, rule) in exempt
                 )
             )
-        )
+        }
         if family == IPV6 and table.name == FILTER and chain.name == INPUT:
             is_planned = planned_chain is not None and planned_chain.rules[:2] == REJECT_INBOUND
-            owned[chain.name] |= _rejected_inbound(chain.rules, known, planned=is_planned)
+            others = [(at, one) for at, one in enumerate(chain.rules) if at not in positions]
+            positions |= _rejected_inbound(others, known, planned=is_planned)
+        owned[chain.name] = frozenset(positions)
     return owned
 
 
@@ -422,35 +424,46 @@ def _is_virtual_interface(chain: str, rule: Rule, virtual: frozenset[str]) -> bo
 
 
 def _rejected_inbound(
-    rules: tuple[Rule | ForeignRule, ...], known: OwnershipEvidence, *, planned: bool
+    others: list[tuple[int, Rule | ForeignRule]], known: OwnershipEvidence, *, planned: bool
 ) -> set[int]:
     """Return where layout 1.0 shut inbound IPv6: its two rules, one after the other.
 
     Any firewall may have the two. They are ours where they are ``planned``, or at the
     head of the chain beside chains of that layout which are to go; one of them alone in
-    the chain is what was left of the two.
+    the chain is what was left of the two. ``others`` are the rules of the chain that are
+    not known as ours, with their positions.
     """
-    pairs = [at for at in range(len(rules) - 1) if rules[at : at + 2] == REJECT_INBOUND]
-    if not planned:
-        if known.plans_layout_1_0 or not known.layout_1_0:
-            return set()
-        pairs = [at for number, at in enumerate(pairs) if at == 2 * number]
-    positions = {position for at in pairs for position in (at, at + 1)}
-    left = [position for position in range(len(rules)) if position not in positions]
-    alone = len(left) == 1 and rules[left[0]] in REJECT_INBOUND
-    if alone and known.layout_1_0 and not (planned and pairs):
-        positions |= {*left}
+    if len(others) == 1 and known.layout_1_0 and (planned or not known.plans_layout_1_0):
+        return {position for position, rule in others if rule in REJECT_INBOUND}
+    positions: set[int] = set()
+    if planned:
+        # Two that come together once those between them are gone count too.
+        opened: list[int] = []
+        for position, rule in others:
+            if rule == REJECT_INBOUND[0]:
+                opened.append(position)
+            elif rule == REJECT_INBOUND[1] and opened:
+                positions |= {opened.pop(), position}
+            else:
+                opened.clear()
+    elif known.layout_1_0 and not known.plans_layout_1_0:
+        for first, second in zip(others[::2], others[1::2], strict=False):
+            if (first[1], second[1]) != REJECT_INBOUND:
+                break
+            positions |= {first[0], second[0]}
     return positions
 
 
 def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -> Table:
     chains = {}
     own = own_chains(table)
+    taken = OWN_CHAINS - own
     kept_own = {chain.name for chain in plan.chains} & own if plan else set()
     for chain in table.chains:
         if chain.name in ours:
             planned = plan.chain(chain.name) if plan else None
-            rules = _shared(chain, planned.rules if planned else (), ours[chain.name])
+            room = (one for one in planned.rules if jump_of(one) not in taken) if planned else ()
+            rules = _shared(chain, tuple(room), ours[chain.name])
             chains[chain.name] = chain.replace(rules=rules)
         elif chain.name not in own:
             # A rule of someone else's that leads into a chain of ours has to go

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, TPROXY, Config, Facts
 from istio_init.config.values import address
-from istio_init.formats.listing import table_lines
-from istio_init.formats.save_reader import parse_table
 from istio_init.planner import plan
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
@@ -39,6 +37,9 @@ from istio_init.rules.ownership import (
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
 from tests.strategies import configs
 from tests.unit.flags import networks, ports
+from tests.unit.rule_lines import outside_ours as left_in
+from tests.unit.rule_lines import rules_of as rules
+from tests.unit.rule_lines import state
 from tests.unit.settings import tried_less
 
 if TYPE_CHECKING:
@@ -56,24 +57,8 @@ F3 = "-j LOG --log-prefix three"
 J = "-j ISTIO_OUTPUT"
 
 
-def state(table: str, family: Family, *lines: str) -> Ruleset:
-    """Return the rule set of one table from ``CHAIN rule`` lines; ``CHAIN`` alone is empty."""
-    text = [f"-P {name} ACCEPT" for name in BUILTIN_CHAINS[table]]
-    names = dict.fromkeys(line.partition(" ")[0] for line in lines)
-    text += [f"-N {name}" for name in names if name not in BUILTIN_CHAINS[table]]
-    text += [f"-A {line}" for line in lines if " " in line]
-    return Ruleset(family, (parse_table(text, table, family),))
-
-
 def nat(*lines: str) -> Ruleset:
     return state("nat", IPV4, *lines)
-
-
-def rules(ruleset: Ruleset, chain: str) -> list[str]:
-    """Return the rules of a chain of the only table."""
-    prefix = f"-A {chain} "
-    lines = table_lines(ruleset.tables[0], ruleset.family)
-    return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
 
 
 def applied(live: Ruleset, config: Config, *beside: Ruleset) -> Ruleset:
@@ -320,15 +305,6 @@ def shapes(mark: str) -> tuple[str, ...]:
     )
 
 
-def left_in(ruleset: Ruleset) -> list[str]:
-    table = ruleset.tables[0]
-    return [
-        line[3:]
-        for line in table_lines(table, ruleset.family)
-        if line.startswith("-A ") and not line.startswith("-A ISTIO_")
-    ]
-
-
 @pytest.mark.parametrize(
     ("mark", "others"),
     [
@@ -420,7 +396,8 @@ SHUT = OLD.replace(ipv6=False)
         # One alone is what was left of the two.
         ((ESTABLISHED,), ()),
         ((REJECT,), ()),
-        ((ESTABLISHED, REJECT, ESTABLISHED), ()),
+        ((ESTABLISHED, REJECT, ESTABLISHED), (ESTABLISHED,)),
+        ((ESTABLISHED, REJECT, REJECT), (REJECT,)),
         # Not at the head, or not in order: any firewall may have these.
         (
             (f"INPUT {F2}", ESTABLISHED, REJECT, f"INPUT {F1}"),
@@ -460,6 +437,10 @@ def test_shut_ipv6_is_ours_at_the_head_beside_chains_of_layout_1_0(
         ((f"INPUT {F2}", ESTABLISHED, REJECT), (f"INPUT {F2}", ESTABLISHED, REJECT)),
         # What stood between the two was ours, and goes.
         ((ESTABLISHED, "INPUT -j ISTIO_DROP", REJECT), (ESTABLISHED, REJECT)),
+        (
+            (ESTABLISHED, ESTABLISHED, "INPUT -j ISTIO_DROP", REJECT, REJECT, f"INPUT {F1}"),
+            (ESTABLISHED, REJECT, f"INPUT {F1}"),
+        ),
     ],
 )
 def test_shut_ipv6_that_is_planned_is_ours_wherever_it_stands(
