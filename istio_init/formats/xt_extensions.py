@@ -10,7 +10,6 @@ Source: linux/netfilter/xt_*.h.
 
 from __future__ import annotations
 
-from _socket import inet_ntop
 from struct import Struct
 from struct import error as struct_error
 
@@ -19,12 +18,10 @@ from istio_init.lean import TYPE_CHECKING, assert_never
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.ranges import (
-    ADDRESS_FAMILY,
     FULL_MASK,
     IPV4,
     IPV6,
     IdRange,
-    Network,
     PortRange,
 )
 
@@ -191,69 +188,25 @@ def spelled_match(name: str, revision: int, data: bytes) -> list[str]:
         # One that this program never writes.
         pass
     if name == "comment":
-        return ["-m", name, "--comment", _quoted(text_of(data))]
+        # No start of a pod without such rules of others pays for this.
+        from istio_init.formats.xt_others import quoted
+
+        return ["-m", name, "--comment", quoted(text_of(data))]
     # A protocol's own match may ask for nothing; anything else asks for something.
     idle = name in _IDLE and data == _aligned(_IDLE[name])
     return ["-m", name] if idle else ["-m", name, "..."]
 
 
-def _quoted(text: str) -> str:
-    if text.replace("_", "").replace("-", "").isalnum():
-        return text
-    return '"' + "".join(f"\\{char}" if char in "\"'\\" else char for char in text) + '"'
-
-
 def spelled_target(name: str, revision: int, data: bytes, family: Family) -> list[str]:
-    """Return the words of a target; of one that is not understood only the name."""
+    """Return the words of a target, as far as they are understood."""
     if not name:
         return []
     try:
         return target_words(read_target(name, revision, data, family), family)
     except ValueError:
-        pass
-    try:
-        return ["-j", name, *_nat_words(name, revision, data, family)]
-    except (KeyError, ValueError, struct_error):
-        # Nothing that translates addresses.
-        return ["-j", name]
+        from istio_init.formats.xt_others import other_target_words
 
-
-# What translates addresses: the option that tells the new ones, and the revisions
-# in which IPv4 has a layout of its own.
-_NAT_OPTIONS = {
-    "DNAT": ("--to-destination", {0}),
-    "SNAT": ("--to-source", {0}),
-    "NETMAP": ("--to", {0}),
-}
-# Flags, first and last address, first and last port.
-_OLD_NAT = Struct("=4xI4s4sHH")
-_NAT = Struct("=I16s16sHH")
-_NAT_ADDRESSES = 0x1
-_NETMAP = "NETMAP"
-
-
-def _nat_words(name: str, revision: int, data: bytes, family: Family) -> list[str]:
-    """Return the options of a target that translates addresses, as far as they are plain."""
-    option, old = _NAT_OPTIONS[name]
-    layout = _OLD_NAT if family == IPV4 and revision in old else _NAT
-    flags, *ends, first, last = layout.unpack_from(data)
-    size = 4 if family == IPV4 else 16
-    low, high = (end[:size] for end in ends)
-    if name == _NETMAP:
-        mask = int.from_bytes(low, "big") ^ int.from_bytes(high, "big")
-        network = Network(family, low, 8 * size - mask.bit_length())
-        return [option, str(network)]
-    if flags & ~(_NAT_ADDRESSES | _NAT_PORTS):
-        return ["..."]
-    text = ""
-    if flags & _NAT_ADDRESSES:
-        words = dict.fromkeys(inet_ntop(ADDRESS_FAMILY[family], end) for end in (low, high))
-        text = "-".join(words)
-    if flags & _NAT_PORTS:
-        ports = dict.fromkeys(str(int.from_bytes(_PORT.pack(one), "big")) for one in (first, last))
-        text = f"[{text}]" if family == IPV6 and text else text
-        text += f":{'-'.join(ports)}"
-    return [option, text] if text else []
+        return other_target_words(name, revision, data, family)
 
 
 def _port_range(low: int, high: int) -> PortRange:

@@ -14,6 +14,7 @@ from istio_init.diagnose import findings as diagnosis
 from istio_init.diagnose.findings import Finding
 from istio_init.diagnose.infer import as_arguments, infer_config
 from istio_init.diagnose.interception import obstacles
+from istio_init.diagnose.leftovers import leftovers
 from istio_init.diagnose.trace import Rules
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
 from istio_init.kernel import host, signals
@@ -180,7 +181,7 @@ def _compared(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     kind = state.backend or "legacy"
     live = state.live or tuple(Ruleset(family, ()) for family in FAMILIES)
     live = tuple(_with_tables(one, plan.ruleset(one.family)) for one in live)
-    known = ownership.traces(live)
+    known = ownership.traces(live, plan.rulesets)
     applier = detect.applier(kind) if state.backend else None
     findings: list[Finding] = []
     difference: list[str] = []
@@ -197,6 +198,9 @@ def _compared(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     difference += _route_lines(steps)
     findings += _elsewhere(state, kind)
     findings += _uncaptured(plan, config, seen=seen)
+    if kind != "nftables":
+        findings += _ambient(live, plan)
+        findings += (Finding("unclaimed", text, drift=False) for text in leftovers(live, plan))
     findings += (Finding("trap", text, drift=False) for text in (*state.notes, *plan.warnings))
     return AuditResult(state.backend or "", config, seen, tuple(findings), tuple(difference))
 
@@ -229,6 +233,17 @@ def _as_it_stands(finding: Finding, obstacle: Obstacle, live: Ruleset) -> Findin
     if step.rule in chain.rules[finding.number - 1 : finding.number]:
         return finding
     return finding.replace(number=chain.rules.index(step.rule) + 1)
+
+
+def _ambient(live: tuple[Ruleset, ...], plan: Plan) -> Iterator[Finding]:
+    """Yield each table in which the plan has no room beside the rules of ambient mode."""
+    lost = (
+        "ISTIO_PRERT stands there: these are rules of Istio's ambient mode, which captures this "
+        "pod's traffic already; a run refuses to write beside them"
+    )
+    for one in live:
+        for table in ownership.ambient_tables(one, plan.ruleset(one.family)):
+            yield Finding("absent", lost, one.family, table, rule="every rule of ours")
 
 
 def _with_tables(live: Ruleset, planned: Ruleset) -> Ruleset:

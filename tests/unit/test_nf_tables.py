@@ -217,7 +217,7 @@ def test_rules_of_one_pattern_are_read_like_the_first_of_them(
 @st.composite
 def _alike(draw: st.DrawFn, first: Rule, family: Family) -> Rule:
     """Return a rule whose addresses and ports are others."""
-    changed = []
+    changed: list[m.Match] = []
     for match in first.matches:
         match match:
             case m.Source(network) | m.Destination(network) if network.prefix:
