@@ -29,7 +29,10 @@ TOOLS = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}
 # Every backend that a property has to hold on.
 BACKENDS: tuple[Backend, ...] = ("legacy", "nft", "nftables")
 # Without a locale and without any of Istio's variables.
-CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+# With the tools of another release first, where scripts/matrix asks for them.
+_TOOLS_FOLDER = os.environ.get("ISTIO_INIT_TOOLS", "")
+_PATH = ":".join(filter(None, (_TOOLS_FOLDER, "/usr/sbin:/usr/bin:/sbin:/bin")))
+CLEAN_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C"}
 # By these a run of the program under test tells which of its lines it ran.
 MEASURING = {name: text for name, text in os.environ.items() if name.startswith("COVERAGE_")}
 
