@@ -20,7 +20,7 @@ from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
 from istio_init.kernel import host, signals
 from istio_init.kernel.pod import pod_network
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.operate.live import awake
+from istio_init.operate.live import awake, unread_chains
 from istio_init.planner import degrade
 from istio_init.rules import ownership
 from istio_init.rules.model import TABLES, PolicyRoute, Ruleset, make_table
@@ -114,6 +114,13 @@ def look(run: Run) -> LiveState:
                 beside += (Rules(awake(_read(found, family)), other) for family in FAMILIES)
             except IstioInitError as error:
                 notes.append(f"the rules in backend {other} cannot be read: {error}")
+    notes += (
+        f"{family}: the chain {one.chain} of the table {one.table}, which is not read, may "
+        f"redirect connections in {one.hook} before rules of ours are asked"
+        for family in FAMILIES
+        for one in unread_chains(family)
+        if one.first
+    )
     return LiveState(
         kind, live, evidence.ours - {kind}, evidence.unseen, tuple(beside), tuple(notes)
     )
