@@ -138,9 +138,9 @@ def print_results(found: Results) -> None:
     others = found.get("peer_peak_memory_mb", {})
     for name, peak in found["peak_memory_mb"].items():
         beside = number(others.get(name), len(peer) + 2, 1)
-        say(f"{f'{name}: peak memory, MB':60}{peak:>10.1f}{beside}".rstrip())
+        say(f"{f'{name}: peak memory, MB':66}{peak:>10.1f}{beside}".rstrip())
     for name, figure in found.get("webhook", {}).items():
-        say(f"{f'webhook: {name}':60}{figure:>10}")
+        say(f"{f'webhook: {name}':66}{figure:>10}")
     say()
     say_goals(found["goals"])
 
@@ -150,7 +150,7 @@ def say_goals(found: Iterable[Goal]) -> None:
     for goal in found:
         verdict = "met" if goal["met"] else "missed"
         bound = f"{'at least' if goal['at_least'] else 'at most'} {goal['limit']:g}"
-        say(f"{goal['what']:60}{goal['measured']:>10.2f}  goal: {bound:<14} {verdict}")
+        say(f"{goal['what']:66}{goal['measured']:>10.2f}  goal: {bound:<14} {verdict}")
 
 
 def number(value: float | None, width: int, digits: int) -> str:
