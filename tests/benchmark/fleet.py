@@ -85,7 +85,6 @@ def _node(restores: list[str], environment: Mapping[str, str]) -> Iterator[tuple
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=_ROOT,
-        # Each builder may hold a lock of its own: they work in different namespaces.
         env=environment,
     ) as node:
         assert node.stdout is not None
@@ -115,7 +114,9 @@ def _audit(command: tuple[str, ...], environment: Mapping[str, str]) -> float:
 def _peak(command: tuple[str, ...], environment: Mapping[str, str]) -> float:
     """Return the most memory of an audit and its workers together, in MiB."""
     most = 0
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as entering:
+    # Its output is looked at where its time is.
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet) as entering:
         while entering.poll() is None:
             for audit in _children(entering.pid):
                 workers = sum(_memory(one, "Private_") for one in _children(audit))
