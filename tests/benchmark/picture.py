@@ -75,7 +75,7 @@ def _draw_ranges(axes: Axes, times: Times, peer: str) -> None:
         line(times.peer, backend, f"{backend}, {peer}", "--")
     line(times.ours, "script", "script")
     axes.set_yscale("log")
-    axes.set_xlabel("excluded ranges")
+    axes.set_xlabel("ranges")
     axes.set_ylabel("ms, whole process")
     axes.set_title("By the number of rules")
     axes.legend()
