@@ -28,8 +28,14 @@ PROGRAM = str(Path(sys.executable).with_name("istio-init"))
 TOOLS = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}
 # Every backend that a property has to hold on.
 BACKENDS: tuple[Backend, ...] = ("legacy", "nft", "nftables")
+# Programs of another release of iptables and nftables, where they are to be tried: see
+# scripts/debian-tools.
+OTHER_TOOLS = os.environ.get("ISTIO_INIT_TOOLS", "")
 # Without a locale and without any of Istio's variables.
-CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+CLEAN_ENVIRONMENT = {
+    "PATH": ":".join(filter(None, (OTHER_TOOLS, "/usr/sbin:/usr/bin:/sbin:/bin"))),
+    "LC_ALL": "C",
+}
 # By these a run of the program under test tells which of its lines it ran.
 MEASURING = {name: text for name, text in os.environ.items() if name.startswith("COVERAGE_")}
 
