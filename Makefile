@@ -57,6 +57,7 @@ packages container-packages cluster-packages:
 # Takes minutes and both cores: nothing else should run meanwhile.
 bench: setup
 	$(VENV)/bin/python scripts/bench --json scripts/bench.json --picture scripts/bench.svg
+	$(VENV)/bin/python scripts/bench-webhook --json scripts/bench-webhook.json
 	$(VENV)/bin/python -m tests.documents
 
 demo: setup

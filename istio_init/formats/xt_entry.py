@@ -18,6 +18,7 @@ from struct import error as struct_error
 from istio_init.errors import ParseError
 from istio_init.formats.iptables import match_words
 from istio_init.formats.xt_extensions import (
+    BYTES,
     STANDARD_DATA,
     is_chain,
     match_parts,
@@ -67,7 +68,7 @@ _FRAGMENT = {IPV4: 0x01, IPV6: 0}
 
 
 def _extension(name: str, revision: int, data: bytes) -> bytes:
-    return _EXTENSION.pack(_EXTENSION.size + len(data), name.encode(), revision) + data
+    return _EXTENSION.pack(_EXTENSION.size + len(data), name.encode(errors=BYTES), revision) + data
 
 
 def jump(name: str) -> bytes:
@@ -126,7 +127,7 @@ def _mask(network: Network) -> bytes:
 
 def _interface(name: str) -> tuple[bytes, bytes]:
     """Return a name and its mask; without a wildcard the mask covers the final zero too."""
-    raw = name.encode()
+    raw = name.encode(errors=BYTES)
     compared = len(raw) - 1 if raw.endswith(b"+") else len(raw) + 1
     return raw, b"\xff" * compared
 
@@ -187,7 +188,10 @@ def _renamed(data: bytes) -> bytes:
     size, name, revision = _EXTENSION.unpack_from(data)
     if not _EXTENSION.size <= size <= len(data):
         raise ParseError("the kernel returned an entry whose extension runs over its end")
-    return _EXTENSION.pack(size, text_of(name).encode(), revision) + data[_EXTENSION.size : size]
+    return (
+        _EXTENSION.pack(size, text_of(name).encode(errors=BYTES), revision)
+        + data[_EXTENSION.size : size]
+    )
 
 
 def decode(entry: bytes, family: Family) -> Rule | ForeignRule:
@@ -258,6 +262,9 @@ def _decode(entry: bytes, family: Family) -> Rule:
     header, offsets = _HEADERS[family], _OFFSETS[family]
     protocol, _, inversions = header.unpack_from(entry)[8:]
     matches = _header_matches(entry, family)
+    interfaces = [one.name for one in matches if isinstance(one, m.InInterface | m.OutInterface)]
+    if not all(name.isprintable() for name in interfaces):
+        raise ValueError("an interface whose name is no text")
     if any(_on_every_interface(match) for match in matches):
         raise ValueError("an interface; iptables prints nothing for this one")
     if protocol:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # What the kernel keeps for a verdict, or a jump whose chain is named elsewhere.
 STANDARD_DATA = bytes(8)
+# Names are bytes to the kernel: those that are no UTF-8 go through text and back unchanged.
+BYTES = "surrogateescape"
 
 _TCP = Struct("=HHHHBBBB")
 _UDP = Struct("=HHHHB3x")
@@ -74,8 +76,7 @@ _VERDICTS: dict[str, t.Target] = {"ACCEPT": t.Accept(), "DROP": t.Drop(), "RETUR
 
 def text_of(raw: bytes) -> str:
     """Return a name up to its final zero."""
-    # Bytes that are no text come from others; they do not survive encoding again.
-    return raw.partition(b"\0")[0].decode(errors="replace")
+    return raw.partition(b"\0")[0].decode(errors=BYTES)
 
 
 def _aligned(data: bytes) -> bytes:

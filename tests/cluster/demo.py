@@ -24,6 +24,8 @@ from tests.cluster.workloads import PORT, SERVE
 PROJECT = Path(__file__).parents[2]
 ENVOY = "docker.io/envoyproxy/envoy:v1.40.0"
 PASSTHROUGH = "127.0.0.6"
+# As `kubectl create deployment` calls the container of that image.
+APP = "busybox"
 SERVER = f"/bin/sh -c {shlex.quote(SERVE.format(port=PORT))}"
 
 
@@ -72,18 +74,18 @@ def main() -> int:
     (web,) = pods("shop")
     name, address = web["metadata"]["name"], web["status"]["podIP"]
     say("\n3. The init container has written the rules, and is gone.\n")
-    type_in(f"kubectl describe pod -n shop {name} | grep -A 14 '^  istio-init:'")
-    process = container_process(web, "app")
+    type_in(f"kubectl describe pod -n shop {name} | grep -m 1 -A 4 'State:'")
+    process = container_process(web, APP)
     type_in(f"nsenter --net --target {process} iptables-legacy -t nat -S ISTIO_OUTPUT")
     say("\n4. A request in, from a pod that is not in the mesh.\n")
     url = f"http://{address}:{PORT}"
     wait_until("the proxy answers", lambda: is_answered(name, url))
     type_in(f"kubectl exec -n elsewhere outside -- wget -q -O - {url}")
-    seen_in = type_in(f"kubectl logs -n shop {name} -c app")
+    seen_in = type_in(f"kubectl logs -n shop {name} -c {APP}")
     say(f"  -> the application saw {PASSTHROUGH}: the proxy let it in")
     say("\n5. A request out.\n")
     elsewhere = outside["status"]["podIP"]
-    type_in(f"kubectl exec -n shop {name} -c app -- wget -q -O - http://{elsewhere}:{PORT}")
+    type_in(f"kubectl exec -n shop {name} -c {APP} -- wget -q -O - http://{elsewhere}:{PORT}")
     explained = type_in(
         f"istio-init explain outbound --to {elsewhere}:{PORT} --uid 1000 --live "
         f"--network-namespace {process}"

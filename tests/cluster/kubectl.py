@@ -57,7 +57,7 @@ def pods(namespace: str, *arguments: str) -> list[Object]:
 def namespace(**labels: str) -> Iterator[str]:
     """Give a namespace for the length of a ``with`` block; ``istio_injection`` has a hyphen."""
     name = f"test-{next(_numbers)}"
-    own = {key.replace("__", "/").replace("_", "-"): value for key, value in labels.items()}
+    own = {key.replace("_", "-"): value for key, value in labels.items()}
     make_namespace(name, own)
     try:
         yield name

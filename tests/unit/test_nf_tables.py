@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from istio_init.apply import nftables
 from istio_init.errors import ParseError, UnsupportedError
 from istio_init.formats.iptables import rule_words
-from istio_init.formats.netlink import attribute, read_attributes, be32, be64
+from istio_init.formats.netlink import attribute, be32, be64, read_attributes
 from istio_init.formats.nf_tables import expressions as e
 from istio_init.formats.nf_tables import fields, iptables, messages, native
 from istio_init.formats.nf_tables.messages import Contents, KernelChain, KernelRule, KernelTable

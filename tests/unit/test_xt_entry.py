@@ -263,7 +263,7 @@ def test_mask_of_the_other_family_with_holes() -> None:
     ("name", "mask", "words"),
     [
         (b"+", b"\xff\0\0\0\0", ""),
-        (b"\xff\xfe", b"\xff" * 3, "-i \ufffd\ufffd "),
+        (b"\xff\xfe", b"\xff" * 3, "-i \udcff\udcfe "),
         (b"eth0", b"\xff" * 4, "-i eth0 "),
     ],
 )
