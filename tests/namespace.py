@@ -53,6 +53,13 @@ def public_folder() -> Path:
     return folder
 
 
+def tool(name: str) -> str:
+    """Return the path of a program as commands in a namespace find it."""
+    path = shutil.which(name, path=CLEAN_ENVIRONMENT["PATH"])
+    assert path is not None, f"{name} is not installed"
+    return path
+
+
 @functools.cache
 def program_for_all() -> str:
     """Return a program that every user can run, wherever the checkout lies.
