@@ -9,9 +9,10 @@ CONTAINER_READY := $(VENV)/.ready-for-container
 CLUSTER_READY := $(VENV)/.ready-for-cluster
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 # iptables and nftables are what the program stands beside and is compared with;
-# gcc and the headers build python-iptables' C part; strace counts what a start costs.
-PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv strace \
-    shellcheck
+# gcc and the headers build python-iptables' C part; strace counts what a start costs; by
+# netbase's list of protocols `ip rule` knows tcp.
+PACKAGES := iptables nftables iproute2 netbase util-linux gcc libc6-dev python3-dev python3-venv \
+    strace shellcheck
 # What the container's tests build the image with, and run it by.
 CONTAINER_PACKAGES := buildah golang-github-containers-common mmdebstrap runc
 # The releases of iptables and nftables that the kernel's tests are run with, of these of Debian.
