@@ -404,7 +404,7 @@ class Transaction:
 
         Where nobody else has rules on a hook this costs nothing.
         """
-        if not self._sides or self._sides[0].clean:
+        if all(side.clean for side in self._sides):
             return
         for family in FAMILIES:
             planned = self._plan.ruleset(family)

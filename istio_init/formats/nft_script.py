@@ -240,7 +240,8 @@ def _statement(target: t.Target, family: Family | None) -> str:
         case t.Drop():
             return "drop"
         case t.Reject():
-            return "reject with icmpx port-unreachable"
+            # As nft before 1.0 wants it; later ones take it too.
+            return "reject with icmpx type port-unreachable"
         case t.Redirect():
             return f"redirect to :{target.port}"
         case t.Tproxy():

@@ -204,7 +204,7 @@ def test_inbound_ipv6_is_shut_in_the_old_layout() -> None:
     assert lines_of(text, "input", "filter") == [
         "type filter hook input priority 0; policy accept;",
         "meta nfproto ipv6 ct state established accept",
-        "meta nfproto ipv6 reject with icmpx port-unreachable",
+        "meta nfproto ipv6 reject with icmpx type port-unreachable",
     ]
 
 
