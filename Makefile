@@ -57,6 +57,7 @@ packages container-packages cluster-packages:
 # Takes minutes and both cores: nothing else should run meanwhile.
 bench: setup
 	$(VENV)/bin/python scripts/bench --json scripts/bench.json --picture scripts/bench.svg
+	$(VENV)/bin/python scripts/bench-webhook --json scripts/bench-webhook.json
 	$(VENV)/bin/python -m tests.documents
 
 demo: setup
@@ -77,6 +78,7 @@ test: setup check
 
 # The tests of the image, which take a minute or two more where there is no base image yet.
 container: setup container-packages $(CONTAINER_READY) image
+	scripts/image --target webhook
 	$(VENV)/bin/python -m pytest -n auto tests/container
 
 # The tests in a real cluster. The first time on a machine it builds Kubernetes, which takes 6 to

@@ -11,7 +11,10 @@ is called, on somebody's node.
 import sys
 
 # Imported by the name of a codec, which no import statement says.
-CODECS = ("encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_8")
+CODECS = (
+    *("encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_8"),
+    "encodings.unicode_escape",
+)
 # Imported by functions that are for those who develop, test or build, or for other systems.
 NEVER_CALLED = (
     *("antigravity", "curses", "distutils", "doctest", "ftplib", "idlelib", "lib2to3", "pdb"),
@@ -27,6 +30,7 @@ UNWANTED_BY_INIT = ("_hashlib", "bz2", "lzma")
 # The webhook's libraries import these by names that they put together.
 NAMED_BY_WEBHOOK = (
     "anyio._backends._asyncio",
+    *("encodings.utf_16_be", "encodings.utf_16_le", "encodings.utf_8_sig"),
     "multiprocessing.forkserver",
     "multiprocessing.resource_tracker",
     "uvicorn.lifespan.off",

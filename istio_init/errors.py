@@ -68,7 +68,7 @@ class IstioInitError(Exception):
         return self
 
 
-class Problem(Record):
+class BadValue(Record):
     """One bad input value.
 
     ``flag`` names where it came from as the user would write it (``-b
@@ -100,7 +100,7 @@ class ConfigError(IstioInitError):
 
     exit_code = 2
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[BadValue, ...]) -> None:
         self.problems = problems
         super().__init__("\n".join(self.lines))
 

@@ -62,6 +62,8 @@ _LINE = re.compile(r"(\w+)\((?:\d+<([^>]*)>|([^,]*)), (.*)\) += (-?\d+)")
 # What is read of modules changes with each line of them, and is told by their names;
 # what libffi asks of the machine is the machine's.
 _STATE = re.compile(r"/proc/\d+/net/|/etc/resolv.conf|pipe:|socket:")
+# Of a socket without a number of its own strace does not know what its messages mean.
+_BATCH = re.compile(r"nlmsg_type=(NFNL_MSG_BATCH_BEGIN|0x10) ")
 _LEGACY_WRITE = re.compile(r"IP6?T_SO_SET_REPLACE")
 _LEGACY_READ = re.compile(r"IP6?T_SO_GET_ENTRIES, .*\[(\d+)\]")
 
@@ -131,7 +133,7 @@ def _what_kernel_did(traces: Sequence[Sequence[str]]) -> Iterator[str]:
             call, file, _, arguments, returned = found.groups()
             if call == "setsockopt" and _LEGACY_WRITE.search(arguments):
                 yield "transactions of legacy tables"
-            elif call in ("sendto", "sendmsg") and "NFNL_MSG_BATCH_BEGIN" in arguments:
+            elif call in ("sendto", "sendmsg") and _BATCH.search(arguments):
                 yield "transactions of nf_tables"
             elif number == 0 and call == "getsockopt" and (read := _LEGACY_READ.search(arguments)):
                 yield from ["bytes of legacy tables read"] * int(read[1])

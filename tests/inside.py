@@ -8,14 +8,17 @@ signal in the middle of it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import pickle
+import pkgutil
 import signal
 import traceback
 import warnings
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
+import istio_init
 from istio_init import cli
 from istio_init.kernel import libiptc, netns
 
@@ -119,6 +122,8 @@ def _work(
         os.environ.clear()
         os.environ.update(pod.environment())
         if uid:
+            # Whom this process becomes may not be let into the checkout's folder.
+            _import_everything()
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
@@ -130,6 +135,14 @@ def _work(
         code = 0
     finally:
         os._exit(code)
+
+
+def _import_everything() -> None:
+    """Import every module that the program could come to import later."""
+    for module in pkgutil.walk_packages(istio_init.__path__, "istio_init."):
+        if not module.name.startswith(("istio_init.inject", "istio_init.__main__")):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module.name)
 
 
 def _write(handle: int, data: bytes) -> None:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pyroute2 import netns
+from pyroute2 import config, netns
 
 from istio_init.rules.model import BUILTIN_CHAINS, TABLES
 
@@ -32,6 +32,9 @@ BACKENDS: tuple[Backend, ...] = ("legacy", "nft", "nftables")
 CLEAN_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 # By these a run of the program under test tells which of its lines it ran.
 MEASURING = {name: text for name, text in os.environ.items() if name.startswith("COVERAGE_")}
+
+# How long a busy machine may take to start the process that makes a namespace, in seconds.
+config.default_communicate_timeout = 60
 
 _numbers = itertools.count()
 

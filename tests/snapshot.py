@@ -24,6 +24,7 @@ _COMMANDS = {
 _BETWEEN = "=== "
 _SCRIPT = "".join(f"echo '{_BETWEEN}{name}'; {line};\n" for name, line in _COMMANDS.items())
 _COUNTERS = re.compile(r"\[\d+:\d+\]")
+_NFT_BLOCK = re.compile(r"\n?^\t\S.*? \{\n.*?^\t\}\n", re.DOTALL | re.MULTILINE)
 _NFT_TABLE = re.compile(r"^table (\w+) (\S+) \{\n.*?^\}\n", re.DOTALL | re.MULTILINE)
 
 
@@ -31,8 +32,9 @@ class State(dict[str, str]):
     """What each program shows; a key for each table, ``nft ipv6 mangle`` for one.
 
     Two states are equal when rules, chains, policies, routes and addresses are.
-    Counters do not count, and a table of iptables that holds nothing is as good
-    as none: once used, a legacy table stays.
+    Counters do not count, nor does the order of the chains in a native table, and a
+    table of iptables that holds nothing is as good as none: once used, a legacy
+    table stays.
     """
 
 
@@ -75,7 +77,7 @@ def _tables(saved: str) -> list[tuple[str, str]]:
 def _native(listed: str) -> list[tuple[str, str]]:
     """Return the tables of ``nft list ruleset`` that are not iptables' own."""
     return [
-        (f"{found[1]} {found[2]}", found[0])
+        (f"{found[1]} {found[2]}", sorted_blocks(found[0]))
         for found in _NFT_TABLE.finditer(listed)
         if not (found[1] in ("ip", "ip6") and found[2] in BUILTIN_CHAINS)
     ]
@@ -121,3 +123,19 @@ def counted(pod: Namespace) -> Snapshot:
 def tables_in_use(pod: Namespace) -> str:
     """Return what the kernel lists as tables of this namespace; asking creates none."""
     return pod.run("sh", "-c", "cat /proc/net/ip_tables_names /proc/net/ip6_tables_names").stdout
+
+
+def sorted_blocks(table: str, *, sets: bool = True) -> str:
+    """Return a table as nft lists it with its sets and chains in order of their names.
+
+    nft lists them in the order in which they came into being, which changes nothing.
+    """
+    blocks = [found[0].strip("\n") for found in _NFT_BLOCK.finditer(table)]
+    kept = [one for one in blocks if sets or not one.startswith("\tset ")]
+    head = _NFT_BLOCK.sub("", table).rstrip("}\n")
+    return "\n\n".join((head, *sorted(kept), "}"))
+
+
+def without_sets(table: str) -> str:
+    """Return a table as ``sorted_blocks`` gives it without its sets."""
+    return sorted_blocks(table, sets=False) if table.startswith("table inet ") else table

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from istio_init.apply import iptables_nft, legacy, nftables, routes
 from istio_init.errors import ApplyError
-from istio_init.kernel import libiptc, process
-from istio_init.kernel.process import Finished
+from istio_init.formats import nft_script
+from istio_init.formats.iptables import rule_line
+from istio_init.formats.nf_tables import messages
+from istio_init.formats.nf_tables.own_tables import Line
+from istio_init.kernel import libiptc, nfnetlink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from istio_init.formats.nf_tables.messages import Message
 
     Kind = Literal["read", "table", "route"]
     Moment = Literal["before", "after"]
     Watch = Callable[[Kind, Moment], None]
 
 _READERS: tuple[type, ...] = (legacy.Legacy, iptables_nft.IptablesNft, nftables.Nftables)
-_CHANGERS = frozenset({"iptables-nft-restore", "ip6tables-nft-restore", "nft"})
 WHY = "injected failure"
 
 
@@ -38,7 +42,7 @@ class Steps:
         self._number, self._moment, self._event = 0, "before", _nothing
         self._kind: Kind | None = None
         _watch_libiptc(self._watch)
-        _watch_programs(self._watch)
+        _watch_batches(self._watch)
         _watch_routes(self._watch)
         for reader in _READERS:
             _watch_reads(reader, self._watch)
@@ -89,21 +93,20 @@ def _watch_libiptc(watch: Watch) -> None:
     iptc.Table.commit = watched
 
 
-def _watch_programs(watch: Watch) -> None:
-    execute = process.execute
+def _watch_batches(watch: Watch) -> None:
+    commit = nfnetlink.commit
 
-    def watched(arguments: Sequence[str], text: str = "", **named: str) -> Finished:
-        if not text or arguments[0] not in _CHANGERS:
-            return execute(arguments, text, **named)
+    def watched(batch: Sequence[Message], made_for: int | None = None) -> None:
+        if not batch:
+            return
         try:
             watch("table", "before")
-            done = execute(arguments, text, **named)
+            commit(batch, made_for)
             watch("table", "after")
         except Injected:
-            return Finished(1, "", WHY)
-        return done
+            raise nfnetlink.RefusedError(errno.EIO, None) from None
 
-    process.execute = watched
+    nfnetlink.commit = watched
 
 
 def _watch_routes(watch: Watch) -> None:
@@ -133,3 +136,32 @@ def _watch_reads(reader: Any, watch: Watch) -> None:
         return found
 
     reader.read = watched
+
+
+def refuse_lines(refused: Callable[[str], bool]) -> None:
+    """Let nf_tables refuse_lines what is written for such lines, of iptables or of nft's script."""
+    commit = nfnetlink.commit
+
+    def without(batch: Sequence[Message], made_for: int | None = None) -> None:
+        for message in batch:
+            if any(map(refused, _lines(message))):
+                raise nfnetlink.RefusedError(errno.ENOENT, message)
+        commit(batch, made_for)
+
+    nfnetlink.commit = without
+
+
+def _lines(message: Message) -> list[str]:
+    """Return the lines that a message stands for."""
+    about = message.about
+    if isinstance(about, iptables_nft.Write):
+        step = about.step
+        if message.kind != messages.NEW_RULE or step is None or step.rule is None:
+            return []
+        return [rule_line(step.chain, step.rule, about.change.family)]
+    part = about.part if isinstance(about, nftables.About) else None
+    if isinstance(part, Line):
+        return list(nft_script.rule_lines(part))
+    if isinstance(part, messages.Hooked):
+        return [nft_script.hook_line(part)]
+    return list(nft_script.socket_lines("x")) if part == nftables.SOCKET else []

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
         ) -> Ruleset:
             """Return ``live`` with our rules as they stood in ``before``."""
 
+        def as_written(self, ruleset: Ruleset) -> Ruleset:
+            """Return a rule set in the form in which it is read back once it was written."""
+
         def commit(self, changes: tuple[TableChanges, ...], results: tuple[Ruleset, ...]) -> None:
             """Change tables of both families, each in one kernel transaction at most.
 
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
 # Programs that take no lock can change a table between read and commit; each
 # try starts from what they left.
 _TRIES = 20
+# In seconds: how long a change of mode waits for connections that are under way.
+_PAUSE = 0.25
 
 
 class TableChangedError(Exception):
@@ -123,14 +128,20 @@ class BackendChanges:
         # Without IPv6 nothing can pass beside the proxy by it.
         return family == IPV6 and not self._plan.addresses and (not needed or not has_ipv6())
 
-    def converge(self, live: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
+    def converge(
+        self, live: tuple[Ruleset, ...], *, beside_another: bool = False
+    ) -> tuple[Ruleset, ...]:
         """Write what ``live``, just read, lacks; return what stands in the kernel then.
+
+        With ``beside_another`` rules of ours still stand in another backend.
 
         Raises:
             ApplyError, UnsupportedError: it cannot be done.
         """
         for _ in range(_TRIES):
             results = self._wanted(live)
+            if beside_another:
+                results = self._for_two_backends(results)
             try:
                 self._commit(live, results)
             except TableChangedError:
@@ -204,11 +215,48 @@ class BackendChanges:
         )
 
     def _commit(self, live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> None:
-        """Write what differs, read it again and compare.
+        """Write what differs, read it again and compare; where that takes steps, step by step.
 
         Raises:
             TableChangedError: another program wrote at the same time.
         """
+        # A pod's first run has nothing to go over from.
+        over = any(map(ownership.has_ours, live)) and _differences(live, results)
+        steps = _steps_between(live, results) if over else ()
+        for step in steps:
+            wished = tuple(map(self._applier.as_written, step))
+            self._commit_at_once(live, wished)
+            live = wished
+        if steps:
+            # Connections that began in the old mode come to their end.
+            from time import sleep
+
+            sleep(_PAUSE)
+            signals.check()
+        self._commit_at_once(live, results)
+
+    def make_room(self, live: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
+        """Let ``live``, just read, stand beside the rules of another backend; return it then.
+
+        Raises:
+            ApplyError, UnsupportedError: it cannot be done.
+        """
+        for _ in range(_TRIES):
+            results = self._for_two_backends(live)
+            try:
+                self._commit_at_once(live, results)
+            except TableChangedError:
+                live = self.read()
+            else:
+                return results
+        raise self._restless()
+
+    def _for_two_backends(self, rulesets: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
+        from istio_init.apply.stages import for_two_backends
+
+        return tuple(self._applier.as_written(for_two_backends(one)) for one in rulesets)
+
+    def _commit_at_once(self, live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> None:
         pending = _differences(live, results)
         if not pending:
             return
@@ -216,12 +264,7 @@ class BackendChanges:
         # tables, has to be captured between the two commits too.
         pending.sort(key=_gives_up_traffic)
         self.written |= dict.fromkeys((change.family, change.table) for change in pending)
-        try:
-            self._applier.commit(tuple(pending), results)
-        except IstioInitError as error:
-            if self._disturbed(live, pending):
-                raise TableChangedError from error
-            raise
+        self._applier.commit(tuple(pending), results)
         if any(table != change.result for change, table in self._written_tables(pending)):
             raise TableChangedError
 
@@ -235,13 +278,24 @@ class BackendChanges:
             now[family] = self._applier.read(family, tables)
         return [(change, now[change.family].table(change.table)) for change in pending]
 
-    def _disturbed(self, live: tuple[Ruleset, ...], pending: list[TableChanges]) -> bool:
-        """Whether a table is neither as it was read nor as it was to become."""
-        old = {one.family: one for one in live}
-        return any(
-            table not in (change.result, old[change.family].table(change.table))
-            for change, table in self._written_tables(pending)
+
+def _steps_between(
+    live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]
+) -> tuple[tuple[Ruleset, ...], ...]:
+    """Return what stands between two states, both families together."""
+    from istio_init.apply import stages
+
+    of_families = [
+        stages.between_modes(before, after) for before, after in zip(live, results, strict=True)
+    ]
+    longest = max(map(len, of_families))
+    return tuple(
+        tuple(
+            some[min(number, len(some) - 1)] if some else before
+            for some, before in zip(of_families, live, strict=True)
         )
+        for number in range(longest)
+    )
 
 
 def _differences(live: tuple[Ruleset, ...], results: tuple[Ruleset, ...]) -> list[TableChanges]:
@@ -330,6 +384,8 @@ class Transaction:
         lives, steps = self._look()
         # Marked packets need their route before, and after, there are marks.
         self._take(tuple(step for step in steps if step.verb == "add"))
+        if len(self._sides) > 1 and self._save_marks_twice(lives):
+            lives = self._stand_side_by_side(lives)
         hidden: list[str] = []
         for side, live in zip(self._sides, lives, strict=True):
             signals.check()
@@ -353,6 +409,31 @@ class Transaction:
         from istio_init.diagnose.leftovers import leftovers
 
         return leftovers(rulesets, self._plan)
+
+    def _save_marks_twice(self, lives: list[tuple[Ruleset, ...]]) -> bool:
+        """Whether two backends would save the marks of connections, as TPROXY needs it."""
+        from istio_init.apply.stages import saves_marks
+
+        return any(map(saves_marks, self._plan.rulesets)) and any(
+            saves_marks(one)
+            for side, live in zip(self._sides, lives, strict=True)
+            for one in live
+            if side.clean
+        )
+
+    def _stand_side_by_side(self, lives: list[tuple[Ruleset, ...]]) -> list[tuple[Ruleset, ...]]:
+        """Put the plan in place beside the rules in other backends, and remove those.
+
+        Returns what each backend has then; what made room is still to go.
+        """
+        pairs = list(zip(self._sides, lives, strict=True))
+        roomy = [side.make_room(live) if side.clean else live for side, live in pairs]
+        found = [
+            side.converge(live, beside_another=not side.clean)
+            for side, live in zip(self._sides, roomy, strict=True)
+        ]
+        signals.check()
+        return found
 
     def _take(self, steps: tuple[RouteStep, ...]) -> None:
         if steps:

@@ -12,24 +12,21 @@ from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
 from istio_init.kernel.host import legacy_tables, may_open_legacy_tables
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.rules.model import BUILTIN_CHAINS
-from istio_init.rules.names import ISTIO_OUTPUT, ISTIO_PRERT, NATIVE_TABLES, OWN_CHAINS
-from istio_init.rules.ownership import own_chains
+from istio_init.rules.ownership import has_ours, own_chains
 from istio_init.rules.ranges import FAMILIES
 
 if TYPE_CHECKING:
     from istio_init.apply.backend import Applier
     from istio_init.config.model import Backend, BackendChoice
-
-_NFT_FAMILIES = ("ip", "ip6")
-_NATIVE_TABLES = frozenset(("inet", name) for name in NATIVE_TABLES.values())
+    from istio_init.kernel.nfnetlink import TablePlace
 
 
 class Evidence(Record):
     """What was found in the kernel: which backends it has, and whose rules are in each.
 
     Of those that are ``unseen`` nobody may know without creating what is not there;
-    those that are ``denied`` this process may not use.
+    those that are ``denied`` this process may not use. Where others made one
+    ``unfit``, rules of ours would have no effect or could not be listed.
     """
 
     available: frozenset[Backend]
@@ -37,6 +34,7 @@ class Evidence(Record):
     others: frozenset[Backend]
     unseen: frozenset[Backend] = frozenset()
     denied: frozenset[Backend] = frozenset()
+    unfit: frozenset[Backend] = frozenset()
 
 
 def choose(evidence: Evidence) -> Backend:
@@ -49,10 +47,14 @@ def choose(evidence: Evidence) -> Backend:
         UnsupportedError: the kernel has none.
     """
     allowed = evidence.available - evidence.denied
+    fit = evidence.available - evidence.unfit
+    # Who keeps nf_tables for himself is best left alone in tables of our own.
+    instead = frozenset({"nftables"} if "nft" in evidence.unfit else ())
     # What is denied, where there is nothing else, says best itself what it lacks.
-    for found in (evidence.ours, evidence.others, allowed, evidence.available):
+    wished = (evidence.ours & evidence.available, evidence.others & fit, instead & fit)
+    for found in (*wished, allowed & fit, allowed, evidence.available):
         for kind in BACKENDS:
-            if kind in found & evidence.available:
+            if kind in found:
                 return kind
     raise UnsupportedError(
         "this kernel has neither ip_tables nor nf_tables",
@@ -84,36 +86,38 @@ def look(made: dict[BackendChoice, Applier] | None = None) -> Evidence:
             available.add("legacy")
         if any(used):
             _look_at_legacy(ours, others, {} if made is None else made)
-    chains = nfnetlink.chains()
-    if chains is not None:
+    unfit: set[Backend] = set()
+    tables = nfnetlink.tables()
+    if tables is not None:
         available |= {"nft", "nftables"}
-        iptables = [
-            place
-            for place in chains
-            if place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
-        ]
-        ambient = {(one.family, one.table) for one in iptables if one.chain == ISTIO_PRERT}
-        if any(
-            place.chain in OWN_CHAINS
-            and (place.chain != ISTIO_OUTPUT or (place.family, place.table) not in ambient)
-            for place in iptables
-        ):
-            ours.add("nft")
-        elif iptables and _has_rules():
-            others.add("nft")
-        # Names of tables, not of chains: one that was left empty is to go too.
-        if not _NATIVE_TABLES.isdisjoint(nfnetlink.tables() or ()):
-            ours.add("nftables")
+        places = {(one.family, one.name) for one in tables}
+        unfit = _look_at_nf_tables(places, ours, others, {} if made is None else made)
     # What may stand in tables that nobody may see has to be known first.
     denied: set[Backend] = set() if unseen or may_open_legacy_tables() else {"legacy"}
-    return Evidence(*map(frozenset, (available, ours, others, unseen, denied)))
+    return Evidence(*map(frozenset, (available, ours, others, unseen, denied, unfit)))
 
 
-def _has_rules() -> bool:
-    return any(
-        place.family in _NFT_FAMILIES and place.table in BUILTIN_CHAINS
-        for place in nfnetlink.rules() or ()
-    )
+def _look_at_nf_tables(
+    tables: set[TablePlace],
+    ours: set[Backend],
+    others: set[Backend],
+    made: dict[BackendChoice, Applier],
+) -> set[Backend]:
+    """Note whose rules are in nf_tables; return the backends that others made unfit."""
+    # Names of tables, not of chains: one that was left empty is to go too.
+    if not nfnetlink.NATIVE_PLACES.isdisjoint(tables):
+        ours.add("nftables")
+    if nfnetlink.IPTABLES_PLACES.isdisjoint(tables):
+        return set()
+    from istio_init.apply.iptables_nft import IptablesNft
+
+    made["nft"] = backend = IptablesNft()
+    live = [backend.read(family, frozenset()) for family in FAMILIES]
+    if any(map(has_ours, live)):
+        ours.add("nft")
+    elif any(chain.rules for one in live for table in one.tables for chain in table.chains):
+        others.add("nft")
+    return set() if backend.fit else {"nft"}
 
 
 def _look_at_legacy(

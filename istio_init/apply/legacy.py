@@ -13,17 +13,20 @@ from istio_init.kernel import libiptc, modules
 from istio_init.kernel.host import LEGACY_TABLES, legacy_tables
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules import ownership
-from istio_init.rules.model import BUILTIN_CHAINS, TABLES, Chain, Ruleset, make_table
+from istio_init.rules.model import BUILTIN_CHAINS, TABLES, Chain, ForeignRule, Ruleset, make_table
 from istio_init.rules.ranges import IPV4
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, ClassVar
 
     from istio_init.rules.diff import Change, TableChanges
-    from istio_init.rules.model import ForeignRule, Rule, Table
+    from istio_init.rules.model import Rule, Table
     from istio_init.rules.ranges import Family
 
 _INSTEAD = "use --backend nft or nftables"
+# Rules of others that an error names, when one of them may be to blame.
+_MOST_NAMED = 3
 _MODULES = {"ipv4": "ip_tables", "ipv6": "ip6_tables"}
 
 
@@ -96,12 +99,24 @@ class Legacy:
     def _read_table(self, family: Family, name: str) -> Table:
         handle = self._fresh(family, name)
         chains = {}
-        for found in handle.chains:
-            chain = str(found.name)
+        for chain in self._chain_names(handle, family):
             policy = handle.get_policy(chain)[0] if chain in BUILTIN_CHAINS[name] else None
             rules = self._read_rules(handle, family, chain)
             chains[chain] = Chain(chain, policy.name if policy else None, rules)
         return make_table(name, chains)
+
+    def _chain_names(self, handle: Any, family: Family) -> list[str]:
+        """Return the names of a table's chains; bytes that are no UTF-8 are kept as surrogates.
+
+        The library's own list would fail on such a name.
+        """
+        library = self._iptc_of(family)
+        names = []
+        name = library.iptc_first_chain(handle._handle)
+        while name:
+            names.append(name.decode(errors="surrogateescape"))
+            name = library.iptc_next_chain(handle._handle)
+        return names
 
     def _fresh(self, family: Family, name: str) -> Any:
         """Return the library's handle on a table, with the kernel's present state."""
@@ -139,10 +154,10 @@ class Legacy:
         self, handle: Any, family: Family, chain: str
     ) -> tuple[Rule | ForeignRule, ...]:
         rules = []
-        entry = handle.first_rule(chain)
+        entry = handle.first_rule(_for_library(chain))
         while entry:
             raw = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
-            target = (handle.get_target(entry) or b"").decode()
+            target = (handle.get_target(entry) or b"").decode(errors="surrogateescape")
             normal = normalised(raw, family, target)
             rules.append(self._written.get((family, normal)) or decode(normal, family))
             entry = handle.next_rule(entry)
@@ -154,6 +169,10 @@ class Legacy:
 
     wanted = staticmethod(ownership.wanted)
     restored = staticmethod(ownership.restored)
+
+    def as_written(self, ruleset: Ruleset) -> Ruleset:
+        """Return a rule set in the form in which it is read back once it was written."""
+        return ruleset
 
     def commit(self, changes: tuple[TableChanges, ...], _results: tuple[Ruleset, ...]) -> None:
         """Change tables, each in one kernel transaction.
@@ -185,20 +204,21 @@ class Legacy:
             raise self._refused(change, error, number) from error
 
     def _take(self, handle: Any, family: Family, step: Change) -> None:
+        chain = _for_library(step.chain)
         match step.verb:
             case "create-chain":
-                handle.create_chain(step.chain)
+                handle.create_chain(chain)
             case "delete-chain":
-                handle.delete_chain(step.chain)
+                handle.delete_chain(chain)
             case "flush":
-                handle.flush_entries(step.chain)
+                handle.flush_entries(chain)
             case "append":
-                handle.append_entry(step.chain, self._bytes(step, family))
+                handle.append_entry(chain, self._bytes(step, family))
             case "insert":
-                handle.insert_entry(step.chain, self._bytes(step, family), step.index)
+                handle.insert_entry(chain, self._bytes(step, family), step.index)
             case "delete":
                 deleted = self._iptc_of(family).iptc_delete_num_entry(
-                    step.chain.encode(), step.index, handle._handle
+                    chain.encode(), step.index, handle._handle
                 )
                 if deleted != 1:
                     raise self._iptc.IPTCError(handle.strerror())
@@ -237,18 +257,49 @@ class Legacy:
                 f"what it did not accept, and {tool(change.family)}-legacy -t {change.table} -S "
                 "for what stands there"
             )
-        return ApplyError(
-            "the kernel refused the rules",
-            where=where,
-            why=_library_text(error),
-            remedy=remedy,
-        ).at(Location(self.name, change.family, change.table))
+        why = _library_text(error)
+        suspects = list(_not_understood(change.result))
+        if suspects:
+            named = " or ".join(suspects[:_MOST_NAMED])
+            more = f" (and {len(suspects) - _MOST_NAMED} more)" if suspects[_MOST_NAMED:] else ""
+            why += (
+                "; it checks the rules of other programs again too, and may refuse "
+                f"{named}{more}, which it took before"
+            )
+            remedy = f"bring back what that rule refers to, or {_INSTEAD}" + (
+                f"; {remedy}" if remedy else ""
+            )
+        return ApplyError("the kernel refused the rules", where=where, why=why, remedy=remedy).at(
+            Location(self.name, change.family, change.table)
+        )
 
     def _first_needing(self, change: TableChanges, missing: list[modules.Feature]) -> Location:
         for step in change.steps:
             if not set(missing).isdisjoint(modules.needed((step,), change.family)):
                 return modules.location(self.name, change.family, change.table, step)
         return Location(self.name, change.family, change.table)
+
+
+class _BytesName(str):
+    """A chain's name that is no text; the library gets the bytes that the kernel has."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> bytes:
+        """Return the bytes of the name."""
+        return super().encode(encoding, errors)
+
+
+def _for_library(chain: str) -> str:
+    return chain if chain.isascii() else _BytesName(chain)
+
+
+def _not_understood(table: Table) -> Iterator[str]:
+    """Yield each rule that is not understood, with its place: it may refer to anything."""
+    for chain in table.chains:
+        for number, rule in enumerate(chain.rules, 1):
+            if isinstance(rule, ForeignRule):
+                yield f"rule {number} of {chain.name} ({rule.spelled})"
 
 
 def _library_text(error: Exception) -> str:

@@ -30,6 +30,10 @@ class Fake:
     wanted = staticmethod(ownership.wanted)
     restored = staticmethod(ownership.restored)
 
+    def as_written(self, ruleset: Ruleset) -> Ruleset:
+        """Return a rule set in the form in which it is read back once it was written."""
+        return ruleset
+
     def __init__(self, *rulesets: Ruleset, name: str = "fake") -> None:
         self.name = name
         self.calls: list[Call] = []

@@ -6,10 +6,10 @@ With ``--format json`` it prints one object, version 1:
       "version": 1,
       "verdict": "ok",               or "drift"
       "code": 0,                     the exit code: 3 for drift
-      "backend": "legacy",           null where no rule of ours stands
+      "backend": "legacy",           null where no backend has owned rules
       "layout": "1.30", "mode": "REDIRECT", "ipv6": true,
       "inbound": "*", "outbound": "10.0.0.0/8",   what is captured, as -b, -i and -q spell it
-      "recognised": true,            whether all this was told from the rules, not from flags
+      "recognised": true,            whether this was inferred from the live rules
       "call": ["istio-iptables", "-p", "15001", ...],   that asks for the same
       "findings": [FINDING, ...],
       "diff": ["--- planned: ...", ...]
@@ -37,11 +37,11 @@ from istio_init.operate import audit
 
 if TYPE_CHECKING:
     from istio_init.config.model import Run
-    from istio_init.errors import Problem
+    from istio_init.errors import BadValue
     from istio_init.operate.audit import AuditResult
 
 
-def settings(call: str, flags: dict[str, str], problems: tuple[Problem, ...] = ()) -> Run:
+def settings(call: str, flags: dict[str, str], problems: tuple[BadValue, ...] = ()) -> Run:
     """Return how a call wants to look; what it wants to see may depend on the live rules.
 
     Raises:
@@ -53,7 +53,7 @@ def settings(call: str, flags: dict[str, str], problems: tuple[Problem, ...] = (
 def audit_one(call: str, flags: dict[str, str], *, form: str) -> int:
     """Audit one namespace, print the result, and return the exit code.
 
-    ``call`` is the command whose flags these are, ``""`` where it was not said.
+    ``call`` is the command whose flags these are, ``""`` where the call names none.
 
     Raises:
         ConfigError: bad values.

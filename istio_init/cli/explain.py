@@ -19,7 +19,7 @@ from istio_init.config.resolve import asks_for_rules
 from istio_init.diagnose import text, trace
 from istio_init.diagnose.packet import LO, Packet
 from istio_init.diagnose.trace import Routes, Rules
-from istio_init.errors import IstioInitError, Problem
+from istio_init.errors import BadValue, IstioInitError
 from istio_init.kernel import host
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.ranges import IPV6, Network
@@ -68,7 +68,7 @@ def run(
     """
     query, problems = packet.read(direction, texts, host.HostFiles())
     if form not in FORMATS:
-        problems += (Problem("--format", form, " or ".join(FORMATS)),)
+        problems += (BadValue("--format", form, " or ".join(FORMATS)),)
     resolved = prepare.resolve_call(command, flags, problems)
     log = prepare.open_log(resolved)
     if live:

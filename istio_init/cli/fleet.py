@@ -14,7 +14,8 @@ import time
 
 from istio_init.cli import audit
 from istio_init.cli.terminal import Page
-from istio_init.errors import ApplyError, Problem
+from istio_init.config.options import BY_NAME
+from istio_init.errors import ApplyError, BadValue
 from istio_init.kernel import netns
 from istio_init.lean import TYPE_CHECKING
 from istio_init.log import Log
@@ -41,13 +42,7 @@ def audit_all(command: str, flags: dict[str, str], *, form: str, output: str) ->
         ConfigError: bad values.
         ApplyError: the namespaces cannot be listed, or the output not be written.
     """
-    named = flags.get("network-namespace", os.environ.get("NETWORK_NAMESPACE", ""))
-    problems = (
-        (Problem("--network-namespace", named, "no single namespace beside --all"),)
-        if named.strip()
-        else ()
-    )
-    run = audit.settings(command, flags, problems)
+    run = audit.settings(command, flags, _namespace_problems(flags))
     pods = netns.of_pods()
     count = netns.count_of_pods()
     if not netns.sees_whole_node():
@@ -72,6 +67,20 @@ def audit_all(command: str, flags: dict[str, str], *, form: str, output: str) ->
             case _:
                 _show(rows, totals, Page(stream))
     return totals.code
+
+
+def _namespace_problems(flags: dict[str, str]) -> tuple[BadValue, ...]:
+    """Return that a call which means every pod names one namespace, if it does."""
+    option = BY_NAME["network-namespace"]
+    origins = {option.spelled: flags.get(option.name, "")}
+    if option.name not in flags:
+        origins = {f"env {variable}": os.environ.get(variable, "") for variable in option.env}
+    reason = "names one namespace; --all means every pod"
+    return tuple(
+        BadValue(origin, text, "", reason=reason)
+        for origin, text in origins.items()
+        if text.strip()
+    )
 
 
 @contextlib.contextmanager

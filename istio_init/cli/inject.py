@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from istio_init.inject.by_hand import InjectedPod
     from istio_init.inject.settings import Settings, SettingsFile
 
+CONFIGURATION = "What is injected"
+CLUSTER = "From a cluster"
+
 
 def command() -> Command:
     """Return the command."""
@@ -33,34 +36,39 @@ def parameters() -> list[click.Parameter]:
     files[0].required = False
     return [
         *files,
-        option("--inject-config", "--injectConfigFile", "inject_config", default="",
+        option(CONFIGURATION, "--inject-config", "--injectConfigFile", "inject_config",
+               default="",
                metavar="FILE", help="Inject config, or the template of a sidecar. "
                "[default: built in]"),
-        option("--values", "--valuesFile", "values", default="", metavar="FILE",
+        option(CONFIGURATION, "--values", "--valuesFile", "values", default="", metavar="FILE",
                help="Values that the templates read."),
-        option("--mesh-config", "--meshConfigFile", "mesh_config", default="", metavar="FILE",
+        option(CONFIGURATION,
+               "--mesh-config", "--meshConfigFile", "mesh_config", default="", metavar="FILE",
                help="Mesh config."),
-        option("-r", "--revision", default="", metavar="NAME",
+        option(CONFIGURATION, "-r", "--revision", default="", metavar="NAME",
                help="Revision of the control plane that the pods belong to."),
-        option("--native-sidecars", type=click.Choice(("auto", "true", "false")), default="auto",
+        option(CONFIGURATION,
+               "--native-sidecars", type=click.Choice(("auto", "true", "false")), default="auto",
                envvar="ENABLE_NATIVE_SIDECARS",
                help="Whether proxies are init containers that keep running; auto is false "
                "without a cluster. Env: ENABLE_NATIVE_SIDECARS. [default: auto]"),
-        option("--platform", type=click.Choice(("", "openshift")), default="", envvar="PLATFORM",
+        option(CONFIGURATION,
+               "--platform", type=click.Choice(("", "openshift")), default="", envvar="PLATFORM",
                metavar="openshift", help="Platform with rules of its own. Env: PLATFORM."),
-        option("--from-cluster", is_flag=True,
+        option(CLUSTER, "--from-cluster", is_flag=True,
                help="Read the configuration from the ConfigMaps of a cluster."),
-        option("--kubeconfig", "-c", default="", metavar="FILE", help="With --from-cluster."),
-        option("--context", default="", metavar="NAME", help="With --from-cluster."),
-        option("-i", "--istioNamespace", "istio_namespace", default="",
+        option(CLUSTER,
+               "--kubeconfig", "-c", default="", metavar="FILE", help="With --from-cluster."),
+        option(CLUSTER, "--context", default="", metavar="NAME", help="With --from-cluster."),
+        option(CLUSTER, "-i", "--istioNamespace", "istio_namespace", default="",
                metavar="NAME", help="Namespace of the ConfigMaps. [default: istio-system]"),
-        option("--injectConfigMapName", "inject_config_map", default="", metavar="NAME",
+        option(CLUSTER, "--injectConfigMapName", "inject_config_map", default="", metavar="NAME",
                help="ConfigMap of the inject config. [default: istio-sidecar-injector]"),
-        option("--meshConfigMapName", "mesh_config_map", default="", metavar="NAME",
+        option(CLUSTER, "--meshConfigMapName", "mesh_config_map", default="", metavar="NAME",
                help="ConfigMap of the mesh config. [default: istio]"),
-        option("--explain-rules", is_flag=True,
+        option(manifest_run.OUTPUT, "--explain-rules", is_flag=True,
                help="Print the iptables rules that each injected pod will get, not manifests."),
-        option("--print-config", is_flag=True,
+        option(manifest_run.OUTPUT, "--print-config", is_flag=True,
                help="Print the built-in configuration, to be changed and given back."),
     ]  # fmt: skip
 
@@ -87,6 +95,8 @@ def run(*, print_config: bool, explain_rules: bool, **given: Any) -> int:  # noq
     from istio_init.errors import IstioInitError
 
     output = manifest_run.output_flags(given)
+    for short in ("revision", "kubeconfig", "istio_namespace"):
+        given[short] = manifest_run.without_equals(given[short])
     flags = _checked(_Flags(**given))
     if print_config:
         from istio_init.inject import builtin

@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from istio_init.cli.click_flags import GroupedOption
 from istio_init.cli.manifest_files import ManifestFile, file_names, is_regular, read_file
 from istio_init.lean import TYPE_CHECKING, Record
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from istio_init.diagnose.text import Style
     from istio_init.inject.problems import Problem
+
+FILES = "Files"
+OUTPUT = "Where the result goes"
 
 # More files than this take long enough to be counted on a terminal.
 _MANY = 20
@@ -49,21 +53,21 @@ class ChangedManifest(Record):
 def parameters() -> list[click.Parameter]:
     """Return the flags for files, named as istioctl and kubectl name theirs."""
     return [
-        option("-f", "--filename", "files", multiple=True, required=True, metavar="FILE",
+        option(FILES, "-f", "--filename", "files", multiple=True, required=True, metavar="FILE",
                help="Manifest, folder of manifests, or - for standard input; may be repeated."),
-        option("-R", "--recursive", is_flag=True, help="Take the folders in a folder, too."),
-        option("-o", "--output", default="", metavar="FILE",
+        option(FILES, "-R", "--recursive", is_flag=True, help="Take the folders in a folder, too."),
+        option(OUTPUT, "-o", "--output", default="", metavar="FILE",
                help="Write to this file and not to standard output."),
-        option("--in-place", is_flag=True,
+        option(OUTPUT, "--in-place", is_flag=True,
                help="Write the files themselves: all of them, or none if there is an error."),
-        option("--diff", is_flag=True,
+        option(OUTPUT, "--diff", is_flag=True,
                help="Print what changes; without --in-place nothing is written."),
     ]  # fmt: skip
 
 
-def option(*names: str, **settings: Any) -> click.Option:  # noqa: ANN401 - click's own settings
-    """Return an option of click's that leaves defaults to its help."""
-    return click.Option(list(names), show_default=False, **settings)
+def option(group: str, *names: str, **settings: Any) -> GroupedOption:  # noqa: ANN401 - click's
+    """Return an option that stands in a section of the help, and leaves defaults to its text."""
+    return GroupedOption(list(names), group, show_default=False, **settings)
 
 
 def output_flags(flags: dict[str, Any]) -> OutputFlags:
@@ -72,12 +76,22 @@ def output_flags(flags: dict[str, Any]) -> OutputFlags:
     Raises:
         UsageError: two of them exclude each other.
     """
-    names = ("files", "recursive", "output", "in_place", "diff")
-    taken = OutputFlags(**{name: flags.pop(name) for name in names})
+    taken = OutputFlags(
+        files=tuple(without_equals(name) for name in flags.pop("files")),
+        recursive=flags.pop("recursive"),
+        output=without_equals(flags.pop("output")),
+        in_place=flags.pop("in_place"),
+        diff=flags.pop("diff"),
+    )
     if taken.output and (taken.in_place or taken.diff):
         other = "--in-place" if taken.in_place else "--diff"
         raise click.UsageError(f"--output and {other} exclude each other")
     return taken
+
+
+def without_equals(text: str) -> str:
+    """Return the value of a short flag; ``-f=x`` means the same as ``-f x`` to istioctl."""
+    return text.removeprefix("=")
 
 
 def run(
@@ -93,8 +107,12 @@ def run(
             of all. Nothing was written.
         ReplaceError: a file cannot be written. No file was changed.
     """
+    import gc
+
     from istio_init.inject.problems import InjectionError
 
+    # Nothing that is made here refers to itself; looking for it takes a tenth of the time.
+    gc.set_threshold(100_000)
     files: list[ManifestFile] = []
     results: list[ChangedManifest] = []
     problems: list[Problem] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.config import values
 from istio_init.config.options import Option
 from istio_init.diagnose.packet import LO, Packet, is_loopback
-from istio_init.errors import Problem
+from istio_init.errors import BadValue
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.ranges import IPV4, IPV6, Network
 
@@ -38,24 +38,22 @@ _TO = Option(
     "to",
     "",
     GROUP,
-    "Where it goes: an address, with its port after a colon; IPv6 then in brackets.",
+    "Destination: ADDRESS or ADDRESS:PORT; with a port, IPv6 stands in brackets.",
     metavar="ADDRESS[:PORT]",
 )
-_FROM = Option("from", "", GROUP, "Where it comes from, likewise.", metavar="ADDRESS[:PORT]")
-_TO_PORT = Option("to-port", "", GROUP, "Port of the pod that it goes to.", metavar="PORT")
-_UID = Option("uid", "", GROUP, "User whose process sends it.", "not known", metavar="UID")
+_FROM = Option("from", "", GROUP, "Source, in the same form.", metavar="ADDRESS[:PORT]")
+_TO_PORT = Option("to-port", "", GROUP, "Destination port in the pod.", metavar="PORT")
+_UID = Option("uid", "", GROUP, "User of the process that sends it.", "not known", metavar="UID")
 _GID = Option("gid", "", GROUP, "Group of that process.", "same number as --uid", metavar="GID")
-_PROTO = Option(
-    "proto", "", GROUP, "Its protocol: tcp, udp, icmp or sctp.", "tcp", metavar="PROTOCOL"
-)
+_PROTO = Option("proto", "", GROUP, "Protocol: tcp, udp, icmp or sctp.", "tcp", metavar="PROTOCOL")
 _UDP = Option("udp", "", GROUP, "Same as --proto udp.", switch=True)
-_MARK = Option("mark", "", GROUP, "Its mark, decimal or 0x hexadecimal.", "none", metavar="MARK")
-_CONNMARK = Option("connmark", "", GROUP, "The mark of its connection.", "none", metavar="MARK")
+_MARK = Option("mark", "", GROUP, "Packet mark, decimal or 0x hexadecimal.", "none", metavar="MARK")
+_CONNMARK = Option("connmark", "", GROUP, "Connection mark.", "none", metavar="MARK")
 _STATE = Option(
     "state",
     "",
     GROUP,
-    "What connection tracking calls it: NEW, ESTABLISHED, RELATED or INVALID.",
+    "State in connection tracking: NEW, ESTABLISHED, RELATED or INVALID.",
     "NEW",
     metavar="STATE",
 )
@@ -115,7 +113,7 @@ class _Texts:
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._texts = texts
-        self.problems: list[Problem] = []
+        self.problems: list[BadValue] = []
 
     def value(self, name: str, parse: Callable[[str], T], default: T) -> T:
         text = self._texts.get(name)
@@ -127,8 +125,9 @@ class _Texts:
             self.refuse(name, str(error))
             return default
 
-    def refuse(self, name: str, expected: str) -> None:
-        self.problems.append(Problem(f"--{name}", self._texts.get(name, ""), expected))
+    def refuse(self, name: str, expected: str = "", *, reason: str = "") -> None:
+        text = self._texts.get(name, "")
+        self.problems.append(BadValue(f"--{name}", text, expected, reason=reason))
 
     def given(self, name: str) -> bool:
         return name in self._texts
@@ -136,7 +135,7 @@ class _Texts:
 
 def read(
     direction: Direction, texts: Mapping[str, str], host: Host
-) -> tuple[PacketQuery, tuple[Problem, ...]]:
+) -> tuple[PacketQuery, tuple[BadValue, ...]]:
     """Return the packet that the flags describe, and everything that is wrong with them."""
     entries = _Texts(texts)
     to = entries.value("to", _end, _Ends())
@@ -145,11 +144,11 @@ def read(
     protocol = _protocol(entries, family)
     port = entries.value("to-port", values.port, to.port)
     if to.port is not None and entries.given("to-port"):
-        entries.refuse("to-port", "no second port beside that of --to")
+        entries.refuse("to-port", reason="contradicts the port of --to")
     for name, end in (("to", port), ("from", source.port)):
         if end is not None and protocol not in _WITH_PORTS:
             flag = "to-port" if name == "to" and entries.given("to-port") else name
-            entries.refuse(flag, f"no port: {protocol} has none")
+            entries.refuse(flag, reason=f"{protocol} has no ports")
     uid = entries.value("uid", _single(host.uid, "passwd"), None)
     gid = entries.value("gid", _single(host.gid, "group"), uid)
     mark = entries.value("mark", _mark, 0)
@@ -157,9 +156,7 @@ def read(
     via = entries.value("via", _interface, None)
     outbound = direction == OUTBOUND
     if not outbound and via == LO:
-        entries.refuse(
-            "via", "another interface: what comes in by lo was sent here, explain outbound"
-        )
+        entries.refuse("via", reason="packets on lo were sent by the pod; use explain outbound")
     destination = to.host.packed if to.host else None
     interface = via or _usual_interface(to.host, outbound=outbound)
     packet = Packet(
@@ -187,7 +184,7 @@ def read(
 def _family(entries: _Texts, direction: Direction, to: _Ends, source: _Ends) -> Family:
     needed = "to" if direction == OUTBOUND else "from"
     if not entries.given(needed):
-        entries.refuse(needed, "an address; it has to be given")
+        entries.refuse(needed, "an address; this flag is required")
     if to.host and source.host and to.host.family != source.host.family:
         entries.refuse("from", f"an address of the same family as --to, {to.host.family}")
     host = to.host or source.host
@@ -197,7 +194,7 @@ def _family(entries: _Texts, direction: Direction, to: _Ends, source: _Ends) -> 
 def _protocol(entries: _Texts, family: Family) -> str:
     if entries.value("udp", values.boolean, default=False):
         if entries.given("proto"):
-            entries.refuse("proto", "no second protocol beside --udp")
+            entries.refuse("proto", reason="contradicts --udp")
         return "udp"
     protocol = entries.value("proto", _known_protocol, "tcp")
     return _ICMP[family] if protocol == "icmp" else protocol

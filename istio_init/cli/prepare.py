@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from istio_init.apply.converge import Result
     from istio_init.config.model import Config, Run
     from istio_init.config.resolve import Resolved
-    from istio_init.errors import Problem
+    from istio_init.errors import BadValue
     from istio_init.operate.validate import Path
     from istio_init.rules.model import Plan
 
@@ -36,7 +36,7 @@ class Progress:
 
 
 def resolve_call(
-    command: str, flags: Mapping[str, str], problems: tuple[Problem, ...] = ()
+    command: str, flags: Mapping[str, str], problems: tuple[BadValue, ...] = ()
 ) -> Resolved:
     """Return the settings of a call, with this process's environment and host.
 

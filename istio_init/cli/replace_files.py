@@ -52,7 +52,8 @@ def replace_files(replacements: Sequence[Replacement]) -> None:
         # An interrupt, too, leaves nothing half done.
         for kept, path in old:
             os.rename(kept, path)
-        _remove(new)
+        # Where both names still are the same file, a rename does nothing.
+        _remove([*new, *(kept for kept, _ in old)])
         if isinstance(failure, OSError):
             path = replacements[min(len(new), len(replacements) - 1)].path
             raise _failed(failure.filename or path, failure.strerror or str(failure)) from None

@@ -55,7 +55,7 @@ _LONGEST_REASON = 4096
 def finish(
     command: str, flags: dict[str, str], progress: Progress, failure: IstioInitError | None
 ) -> None:
-    """Print the result if it is asked for; leave the reason of a failure."""
+    """Print the result with --format json; leave the reason of a failure."""
     if failure is not None:
         leave_reason(str(failure))
     resolved = progress.resolved
@@ -72,7 +72,7 @@ def finish(
 
 
 def _is_dry(command: str, flags: dict[str, str]) -> bool:
-    """Whether a plan was to be printed, which stands in the result's place, or nothing does."""
+    """Whether the call is a dry run, which prints a plan in place of a result."""
     text = flags.get("dry-run", os.environ.get("DRY_RUN", ""))
     return command != CLEAN and text.strip().lower() not in ("", "0", "f", "false")
 

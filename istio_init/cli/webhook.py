@@ -216,6 +216,7 @@ def _server_options(
         certificate_files=None if managed else pair,
         managed=managed,
         write_events=bool(managed) if events is None else events,
+        needs_namespaces=os.environ.get("PLATFORM") == "openshift",
         drain_seconds=drain.total_seconds(),
     )
 

@@ -25,7 +25,7 @@ from istio_init.config.options import (
     OPTIONS,
     SIDECAR_FILE,
 )
-from istio_init.errors import ConfigError, Problem
+from istio_init.errors import BadValue, ConfigError
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.names import DEFAULT_PROXY_ID, OUTBOUND_PORT
 from istio_init.rules.ranges import IdRange
@@ -70,7 +70,7 @@ class _Inputs:
         self._origins = origins
         self._layout = layout
         self.context = values.Context(host)
-        self.problems: list[Problem] = []
+        self.problems: list[BadValue] = []
         self.warnings: list[str] = []
 
     def find(self, option: Option) -> _Input | None:
@@ -144,7 +144,7 @@ class _Inputs:
     def _refuse(
         self, option: Option, entry: _Input, expected: str = "", *, reason: str = ""
     ) -> None:
-        problem = Problem(entry.origin, entry.text, expected, option.annotation, reason)
+        problem = BadValue(entry.origin, entry.text, expected, option.annotation, reason)
         self.problems.append(problem)
 
     def _warn(self, option: Option, text: str) -> None:
@@ -212,7 +212,7 @@ def asks_for_rules(flags: Mapping[str, str], environment: Mapping[str, str]) -> 
 
 def _layout(
     command: str, flags: Mapping[str, str], environment: Mapping[str, str], host: Host
-) -> tuple[Layout, list[Problem]]:
+) -> tuple[Layout, list[BadValue]]:
     default = default_layout(command)
     inputs = _Inputs(flags, environment, {}, default, host)
     option = BY_NAME["layout"]
@@ -259,7 +259,7 @@ def _settle_layout_1_0(fields: dict[str, Any], inputs: _Inputs) -> None:
 
 def _env_files(
     environment: Mapping[str, str], paths: tuple[tuple[str, str], ...], host: Host
-) -> tuple[dict[str, str], dict[str, str], list[Problem]]:
+) -> tuple[dict[str, str], dict[str, str], list[BadValue]]:
     """Return the settings of layout 1.0's env files, where each was set, and problems.
 
     Lines are ``KEY=VALUE``, with or without ``export`` and quotes; nothing is
@@ -267,7 +267,7 @@ def _env_files(
     """
     settings: dict[str, str] = {}
     origins: dict[str, str] = {}
-    problems: list[Problem] = []
+    problems: list[BadValue] = []
     for variable, default in paths:
         path = environment.get(variable) or default
         try:
@@ -276,7 +276,7 @@ def _env_files(
             continue
         except (OSError, UnicodeDecodeError, ValueError) as error:
             why = getattr(error, "strerror", None) or "not text"
-            problems.append(Problem(f"env {variable}", path, f"a readable file; {why}"))
+            problems.append(BadValue(f"env {variable}", path, f"a readable file; {why}"))
             continue
         for number, line in enumerate(text.splitlines(), 1):
             setting = line.replace("\t", " ").strip().removeprefix("export ").lstrip()
@@ -284,7 +284,7 @@ def _env_files(
                 continue
             key, equals, value = setting.partition("=")
             if not equals or not key.isidentifier():
-                problems.append(Problem(f"{path} line {number}", line, "KEY=VALUE"))
+                problems.append(BadValue(f"{path} line {number}", line, "KEY=VALUE"))
                 continue
             settings[key] = _env_value(value)
             origins[key] = f"{key} in {path}"

@@ -61,10 +61,6 @@ if TYPE_CHECKING:
         "trap",
     ]
 
-# What the parser of native tables calls a base chain from which the rules have gone,
-# and what was given to a table beside chains.
-_EMPTIED = "chain "
-_FLAGS = "flags"
 # Where a jump leads a packet to the proxy, or to the agent.
 _CAPTURING_CHAINS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_OUTPUT_DNS})
 
@@ -184,12 +180,15 @@ def _in_table(live: Table, wanted: Table, family: Family) -> Iterator[Finding]:
         if stands.name in OWN_CHAINS:
             text = _led_to(live, stands.name)
             yield here.replace(consequence=text, rule=f"-N {stands.name}")
-        elif stands.rules or not stands.name.startswith(_EMPTIED):
-            # In a table of nftables that is all ours.
-            text = "this program writes no such thing, and what it does is not known"
-            if stands.name == _FLAGS:
-                text = "a table that is dormant sees no packet: everything bypasses the proxy"
-            yield here.replace(consequence=text, rule=stands.name)
+    for odd in live.oddities:
+        # Where it is to stay, because the table is not ours alone, rules of ours
+        # in it have to have an effect all the same.
+        if odd not in wanted.oddities or (odd.idle and _has_rules_of_ours(wanted)):
+            yield Finding("extra", odd.consequence, family, live.name, rule=odd.name)
+
+
+def _has_rules_of_ours(table: Table) -> bool:
+    return any(chain.name in OWN_CHAINS for chain in table.chains)
 
 
 def _without_chain(table: Table, chain: Chain, family: Family) -> Finding:

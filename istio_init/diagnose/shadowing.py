@@ -80,12 +80,15 @@ def rules_above_ours(live: Ruleset, planned: Ruleset) -> Iterator[Shadow]:
 def _hiding(
     chain: Chain, ours: Chain, table: Table, plan: Table, family: Family
 ) -> Iterator[Shadow]:
-    for position, rule in enumerate(chain.rules):
-        if rule in ours.rules:
+    last = {rule: position for position, rule in enumerate(chain.rules)}
+    # Those of the plan: a rule that was read does not say what it is for.
+    planned = [(last[one], one) for one in ours.rules if isinstance(one, Rule) and one in last]
+    lowest = max((position for position, _ in planned), default=0)
+    known = frozenset(ours.rules)
+    for position, rule in enumerate(chain.rules[:lowest]):
+        if rule in known:
             continue
-        below = chain.rules[position + 1 :]
-        # Those of the plan: a rule that was read does not say what it is for.
-        after = [one for one in ours.rules if isinstance(one, Rule) and one in below]
+        after = [one for at, one in planned if at > position]
         lost = _lost(rule, after, chain, table, plan)
         if lost or (after and _decides(rule)):
             yield Shadow(family, table.name, chain.name, position, rule, lost)

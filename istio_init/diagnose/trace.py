@@ -12,8 +12,6 @@ ip_input.c, netfilter/nf_nat_l3proto).
 
 from __future__ import annotations
 
-import json
-
 from istio_init.diagnose.packet import (
     LO,
     NOTHING,
@@ -91,8 +89,6 @@ _SOURCES = frozenset({"MASQUERADE", "SNAT"})
 # How a rule may name protocols otherwise than the packet does.
 _PROTOCOLS = {"0": "all", "1": "icmp", "6": "tcp", "17": "udp", "58": "ipv6-icmp", "132": "sctp"}
 # What nft writes between a rule's matches and its end.
-_NFT_VERDICTS: dict[str, t.Target] = {"accept": t.Accept(), "drop": t.Drop(), "return": t.Return()}
-_NFT_GOES_ON = frozenset({"match", "counter", "log", "limit"})
 
 # Places to look at for what depends on what is not known: some seconds, and far
 # more than the rules of any pod have.
@@ -394,7 +390,7 @@ class _Tracer:
         step = TraceStep(at.hook, stage.backend, stage.table.name, name, "no", number + 1, rule)
         native = stage.backend == NATIVE
         seen = _as_seen(at, stage.table.name)
-        understood = _parts(rule, native=native, family=seen.family)
+        understood = _parts(rule, seen.family)
         tested = _tested(understood, seen, at.assumed, native=native)
         below = at.replace(frames=(*at.frames[:-1], (name, number + 1)))
         if tested.truth is False:
@@ -600,31 +596,12 @@ def _as_seen(at: _Position, table: str) -> Packet:
     return at.packet.replace(state="NEW" if at.packet.zone else "INVALID")
 
 
-def _parts(rule: Rule | ForeignRule, *, native: bool, family: Family) -> Parts:
+def _parts(rule: Rule | ForeignRule, family: Family) -> Parts:
     """Return a rule in parts, as far as it is understood."""
     if isinstance(rule, Rule):
         name = rule.target.chain if isinstance(rule.target, t.Jump) else ""
         return Parts(rule.matches, (), (), "-j", name, rule.target)
-    if native:
-        return _nft_parts(rule)
     return parts(rule.spelled, family)
-
-
-def _nft_parts(rule: ForeignRule) -> Parts:
-    """Return a line of nft's in parts: its matches are not looked into, only where it leads."""
-    if not isinstance(rule.raw, str):
-        raise TypeError("nft prints rules as text")
-    kinds = {kind: value for statement in json.loads(rule.raw) for kind, value in statement.items()}
-    unknown = (rule.raw,)
-    if rule.jump:
-        return Parts((), (), unknown, "-g" if "goto" in kinds else "-j", rule.jump, None)
-    left = kinds.keys() - _NFT_GOES_ON
-    if not left:
-        return Parts((), (), unknown, "", "", None)
-    for kind, target in _NFT_VERDICTS.items():
-        if left == {kind}:
-            return Parts((), (), unknown, "-j", kind.upper(), target)
-    return Parts((), (), unknown, "-j", ", ".join(sorted(left)), None)
 
 
 def _tested(rule: Parts, packet: Packet, assumed: Assumed, *, native: bool) -> _Tested:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from istio_init.inject import builtin
 from istio_init.inject.pod import inject_pod
 from istio_init.inject.policy import decide, subject_of
+from istio_init.inject.preflight import preflight
 from istio_init.inject.problems import InjectionError, error
-from istio_init.inject.request import PodRequest
+from istio_init.inject.request import PodRequest, workload_of
 from istio_init.inject.settings import SettingsFile, load_settings, native_sidecars_of
 from istio_init.inject.webhook import Admission, AdmissionRequest, Outcome
 
@@ -97,16 +98,22 @@ def admit(settings: Settings, request: AdmissionRequest) -> Admission:
             _sentence(decision),
             warnings=(_sentence(decision), *decision.warnings),
         )
+    pod_request = _pod_request(request)
     try:
-        injection = inject_pod(_pod_request(request), settings)
+        injection = inject_pod(pod_request, settings)
     except InjectionError as failure:
         return Admission(Outcome.REFUSED, _reason(failure.problems), str(failure))
+    # What the pod will fail with, or not work as it is meant, is better known before it does.
+    problems = (
+        *injection.warnings,
+        *preflight(injection.metadata, injection.spec, kind=workload_of(pod_request).kind),
+    )
     return Admission(
         Outcome.INJECTED,
         str(decision.reason),
         decision.text,
         pod={**request.pod, "metadata": injection.metadata, "spec": injection.spec},
-        warnings=(*decision.warnings, *map(str, injection.warnings)),
+        warnings=(*decision.warnings, *map(str, problems)),
     )
 
 

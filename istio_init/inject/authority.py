@@ -119,7 +119,7 @@ class CertificateManager:
         served = self._served
         if (
             served is None
-            or is_due(served.certificate, now)
+            or is_due(served.certificate, now, self._terms.server)
             or not is_signed_by(served, authorities.current)
         ):
             served = issue_server(authorities.current, self._place.dns_names, now, self._terms)

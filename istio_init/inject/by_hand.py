@@ -15,7 +15,7 @@ from istio_init.inject.preflight import preflight
 from istio_init.inject.problems import InjectionError, Problem, has_errors, warning
 from istio_init.inject.recover import older_proxy
 from istio_init.inject.request import PodRequest, Workload
-from istio_init.inject.splice import same
+from istio_init.inject.splice import equivalent
 from istio_init.inject.status import read_status
 from istio_init.inject.uninject import belong_together, without_injections
 
@@ -97,7 +97,7 @@ class _Run:
             again = _Run(self.settings).change(replace(document, live=document.value))
         except InjectionError:
             return False
-        return same(again, document.live)
+        return equivalent(again, document.live)
 
     def recover(self, document: ManifestDocument) -> PlainValue:
         """Return the value before the last injection, from which this one begins.

@@ -61,7 +61,10 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """All authorities that are in use; ``former`` are certificates without their keys."""
+    """All authorities that are in use.
+
+    ``former`` are certificates without their keys, the oldest first.
+    """
 
     current: KeyPair
     upcoming: KeyPair | None = None
@@ -75,25 +78,41 @@ class Authorities:
 
 
 def renewed(authorities: Authorities | None, now: datetime, terms: Terms) -> Authorities:
-    """Return the authorities as they should be now; the same ones when nothing is due."""
+    """Return the authorities as they should be now; the same ones when nothing is due.
+
+    Whoever signs with ``current`` calls this first: a former authority signs no more from the
+    moment on at which the current one may, whenever that is noticed.
+    """
     if authorities is None or _end(authorities.current.certificate) <= now:
-        former = () if authorities is None else _unexpired(authorities.former, now)
         # Whoever has slept for that long has no time left to be careful.
-        return Authorities(issue_authority(now, terms), former=former)
-    current, upcoming = authorities.current, authorities.upcoming
-    former = _unexpired(authorities.former, now)
-    if upcoming is not None and _start(upcoming.certificate) + BACKDATED + terms.overlap <= now:
+        former = () if authorities is None else authorities.former
+        return Authorities(issue_authority(now, terms), former=_unexpired(former, now))
+    current, upcoming, former = authorities.current, authorities.upcoming, authorities.former
+    if upcoming is not None and _may_sign(upcoming.certificate, terms) <= now:
         former = (*former, current.certificate)
         current, upcoming = upcoming, None
-    elif upcoming is None and is_due(current.certificate, now):
+    elif upcoming is None and is_due(current.certificate, now, terms.authority):
         upcoming = issue_authority(now, terms)
-    return Authorities(current, upcoming, former)
+    # The last certificate that a former one has signed expires that long after its successor
+    # began to sign.
+    successors = (*former, current.certificate)[1:]
+    in_use = tuple(
+        one
+        for one, successor in zip(former, successors, strict=True)
+        if _may_sign(successor, terms) + terms.server + BACKDATED > now
+    )
+    return Authorities(current, upcoming, _unexpired(in_use, now))
 
 
-def is_due(certificate: bytes, now: datetime) -> bool:
-    """Say whether a certificate is to be renewed."""
+def is_due(certificate: bytes, now: datetime, lifetime: timedelta) -> bool:
+    """Say whether a certificate is to be renewed: before its own end, and that of ``lifetime``."""
     start, end = _start(certificate) + BACKDATED, _end(certificate)
-    return now >= start + (end - start) * RENEWED_AFTER
+    return now >= start + min(end - start, lifetime) * RENEWED_AFTER
+
+
+def _may_sign(certificate: bytes, terms: Terms) -> datetime:
+    """Return from when on everybody trusts an authority."""
+    return _start(certificate) + BACKDATED + terms.overlap
 
 
 def is_signed_by(pair: KeyPair, authority: KeyPair) -> bool:

@@ -58,16 +58,18 @@ _DATA_1_30 = _type(
     "Revision", "NativeSidecars", "ProxyImage", "ProxyUID", "ProxyGID",
     "InboundTrafficPolicyMode", "CompliancePolicy",
 )  # fmt: skip
-_NAMESPACED_NAME = StructType(
-    "types.NamespacedName",
-    {"Namespace": Member("Namespace", read_string, ""), "Name": Member("Name", read_string, "")},
-    {"String": lambda struct: _full_name(struct) if struct else ""},
-    show=lambda struct: _full_name(struct),
-)
 
 
 def _full_name(struct: Struct) -> str:
     return f"{struct.data.get('Namespace') or ''}/{struct.data.get('Name') or ''}"
+
+
+_NAMESPACED_NAME = StructType(
+    "types.NamespacedName",
+    {"Namespace": Member("Namespace", read_string, ""), "Name": Member("Name", read_string, "")},
+    {"String": lambda struct: _full_name(struct) if struct else ""},
+    show=_full_name,
+)
 
 
 def data_1_0(

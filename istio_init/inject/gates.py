@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from istio_init.inject.generation import Generation
     from istio_init.inject.selectors import LabelSelector
-    from istio_init.inject.subject import Edit, Subject
+    from istio_init.inject.subject import LabelEdit, Subject
     from istio_init.inject.webhooks import WebhookEntry
 
 ENABLED, DISABLED = "enabled", "disabled"
@@ -93,7 +93,7 @@ class Remedy:
     """What to change so that the pod is injected. ``edits`` is empty where labels cannot do it."""
 
     text: str = ""
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[LabelEdit, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything has to be changed."""

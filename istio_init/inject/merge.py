@@ -48,7 +48,7 @@ def _merge_map(old: JsonMap, patch: JsonMap, kind: FieldType, path: str) -> Json
             result.pop(key, None)
         elif key in result:
             result[key] = _merge_value(result[key], item, _field(kind, key), where)
-        else:
+        elif not _deletes(item):
             result[key] = without_nulls(item)
     return result
 
@@ -187,13 +187,21 @@ def _merge_set(old: list[Any], patch: list[Any]) -> list[Any]:
 def without_nulls(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return a new part of the patch as a value: without nulls, directives and what they delete."""
     if isinstance(value, dict):
-        return {
-            key: without_nulls(item)
-            for key, item in value.items()
-            if item is not None and key not in (_PATCH, _RETAIN) and not _deletes(item)
-        }
+        kept = {}
+        for key, item in value.items():
+            if isinstance(item, (dict, list)):
+                if not _deletes(item):
+                    kept[key] = without_nulls(item)
+            elif item is not None and key != _PATCH:
+                kept[key] = item
+        kept.pop(_RETAIN, None)
+        return kept
     if isinstance(value, list):
-        return [without_nulls(item) for item in value if not _deletes(item)]
+        return [
+            without_nulls(item) if isinstance(item, (dict, list)) else item
+            for item in value
+            if not _deletes(item)
+        ]
     return value
 
 

@@ -9,6 +9,7 @@ from istio_init.inject.pod_1_0 import inject_1_0
 from istio_init.inject.pod_1_30 import inject_1_30
 from istio_init.inject.pod_fields import POD
 from istio_init.inject.pod_values import MANIFEST, REQUEST, read_value
+from istio_init.inject.problems import InjectionError, error
 from istio_init.inject.request import Injection, PodRequest
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ def inject_pod(request: PodRequest, settings: Settings) -> Injection:
     that is given is changed. Raises an InjectionError with all that is wrong with the pod,
     or with what the template makes of it.
     """
+    try:
+        return _injected(request, settings)
+    except RecursionError:
+        raise InjectionError([error("the pod is nested too deeply")]) from None
+
+
+def _injected(request: PodRequest, settings: Settings) -> Injection:
     pod = read_value(
         {"metadata": request.metadata, "spec": request.spec},
         POD,

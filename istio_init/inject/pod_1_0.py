@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from istio_init.inject import yaml
 from istio_init.inject.annotations import problems as annotation_problems
+from istio_init.inject.api_defaults import with_defaults
 from istio_init.inject.containers import (
     CONTAINERS,
     INIT_CONTAINERS,
@@ -101,74 +102,4 @@ def _added(pod: JsonMap, request: PodRequest, settings: Settings) -> dict[str, l
     for field, kind in _ITEMS.items():
         items = read_value((rendered or {}).get(field), kind, OLD_TEMPLATE, f"template.{field}")
         added[field] = items or []
-    if not request.by_hand:
-        _set_defaults(added)
-    return added
-
-
-def _set_defaults(added: dict[str, list[JsonMap]]) -> None:
-    """Give what the webhook adds the values that the API server would give it."""
-    for field in (INIT_CONTAINERS, CONTAINERS):
-        added[field] = [_container_defaults(one) for one in added[field]]
-    added["volumes"] = [_volume_defaults(one) for one in added["volumes"]]
-
-
-def _container_defaults(container: JsonMap) -> JsonMap:
-    image = str(container.get("image") or "")
-    _, _, tag = image.rpartition("/")[2].partition(":")
-    latest = "@" not in image and tag in ("", "latest")
-    defaults: JsonMap = {
-        "terminationMessagePath": "/dev/termination-log",
-        "terminationMessagePolicy": "File",
-        "imagePullPolicy": "Always" if latest else "IfNotPresent",
-    }
-    result = {
-        **container,
-        **{key: value for key, value in defaults.items() if not container.get(key)},
-    }
-    if container.get("env"):
-        result["env"] = [_variable_defaults(one) for one in container["env"]]
-    if container.get("ports"):
-        result["ports"] = [{"protocol": "TCP", **port} for port in container["ports"]]
-    for field in ("livenessProbe", "readinessProbe"):
-        if container.get(field):
-            result[field] = _probe_defaults(container[field])
-    return result
-
-
-_PROBE_DEFAULTS = {
-    "timeoutSeconds": 1,
-    "periodSeconds": 10,
-    "successThreshold": 1,
-    "failureThreshold": 3,
-}
-
-
-def _probe_defaults(probe: JsonMap) -> JsonMap:
-    missing = {key: value for key, value in _PROBE_DEFAULTS.items() if not probe.get(key)}
-    result = {**probe, **missing}
-    if probe.get("httpGet"):
-        result["httpGet"] = {"path": "/", "scheme": "HTTP", **probe["httpGet"]}
-    return result
-
-
-def _variable_defaults(variable: JsonMap) -> JsonMap:
-    source = variable.get("valueFrom") or {}
-    reference = source.get("fieldRef")
-    if not reference:
-        return variable
-    full = {"apiVersion": "v1", **reference}
-    return {**variable, "valueFrom": {**source, "fieldRef": full}}
-
-
-_MODES = ("secret", "configMap", "downwardAPI", "projected")
-
-
-def _volume_defaults(volume: JsonMap) -> JsonMap:
-    result = dict(volume)
-    for source in _MODES:
-        if isinstance(volume.get(source), dict):
-            result[source] = {"defaultMode": 0o644, **volume[source]}
-    if len(volume) == 1:
-        result["emptyDir"] = {}
-    return result
+    return added if request.by_hand else with_defaults(added)

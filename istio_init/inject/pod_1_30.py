@@ -9,16 +9,14 @@ from istio_init.inject import yaml
 from istio_init.inject.annotations import problems as annotation_problems
 from istio_init.inject.booleans import parse_boolean
 from istio_init.inject.containers import (
-    CONTAINERS,
     INIT_CONTAINERS,
     annotations_of,
-    containers,
     find,
     metadata_map,
+    named,
     with_annotations,
     with_metadata_map,
     with_proxy,
-    with_spec,
     without_variables,
 )
 from istio_init.inject.data import data_1_30
@@ -44,8 +42,6 @@ from istio_init.inject.overrides import (
     move_proxy,
     record_overrides,
 )
-from istio_init.inject.pod_fields import POD
-from istio_init.inject.pod_values import OVERLAY, read_value
 from istio_init.inject.probes import rewrite_probes, save_probes
 from istio_init.inject.problems import (
     InjectionError,
@@ -61,7 +57,7 @@ from istio_init.inject.proxy_image import (
     value_at,
     without_shared_user,
 )
-from istio_init.inject.recover import older_proxy, recover_for_injection
+from istio_init.inject.recover import older_proxy, recover_original, recover_with_proxy
 from istio_init.inject.request import workload_of
 from istio_init.inject.settings import OPENSHIFT, SIDECAR
 from istio_init.inject.status import status_text
@@ -98,14 +94,15 @@ def inject_1_30(
     Raises an InjectionError for bad annotations, all of them, and for a template that
     fails or gives no pod.
     """
-    older = older_proxy(pod)
-    original = recover_for_injection(pod)
-    if settings.platform == OPENSHIFT and not request.by_hand:
-        original = without_shared_user(original)
+    original = _original(recover_original(pod), request, settings)
     found, mesh = _checked(original, settings)
     injector = _Injector(request, settings, mesh, _environment(original, request, settings))
-    data_pod = _without_proxy(original) if older else original
-    merged, template = _rendered(injector, original, data_pod)
+    overlays = _overlays(injector, original)
+    becomes_native = any(named(overlay, PROXY, (INIT_CONTAINERS,)) for overlay in overlays)
+    older = becomes_native and older_proxy(pod)
+    if older:
+        original = _original(recover_with_proxy(pod), request, settings)
+    merged, template = _merged(original, overlays)
     merged, given = apply_overrides(merged, original, template)
     if not older:
         merged = record_overrides(merged, given)
@@ -114,9 +111,10 @@ def inject_1_30(
     return _finished(injector, merged, template), found
 
 
-def _without_proxy(pod: JsonMap) -> JsonMap:
-    own = [one for one in containers(pod) if one.get("name") != PROXY]
-    return with_spec(pod, **{CONTAINERS: own})
+def _original(pod: JsonMap, request: PodRequest, settings: Settings) -> JsonMap:
+    if settings.platform == OPENSHIFT and not request.by_hand:
+        return without_shared_user(pod)
+    return pod
 
 
 def _checked(pod: JsonMap, settings: Settings) -> tuple[tuple[Problem, ...], JsonMap]:
@@ -161,30 +159,33 @@ def _selected(pod: JsonMap, injector: _Injector) -> list[str]:
     return [one for name in names for one in aliases.get(name, (name,))]
 
 
-def _rendered(injector: _Injector, original: JsonMap, data_pod: JsonMap) -> tuple[JsonMap, JsonMap]:
-    """Return the pod with the templates laid over it, and the templates alone."""
+def _overlays(injector: _Injector, pod: JsonMap) -> list[JsonMap]:
+    """Return the patches that the pod's templates render to."""
     settings, known = injector.settings, injector.settings.templates
-    names = _selected(original, injector)
+    names = _selected(pod, injector)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InjectionError(
             error(
                 f"there is no template {quoted(name)}",
-                Where(annotation=TEMPLATES) if TEMPLATES in annotations_of(original) else Where(),
+                Where(annotation=TEMPLATES) if TEMPLATES in annotations_of(pod) else Where(),
                 remedy=f"the inject config has {', '.join(sorted(known))}",
             )
             for name in unknown
         )
-    data = _data(injector, data_pod)
-    merged = original
+    data = _data(injector, pod)
+    return [_overlay(settings, name, data) for name in names]
+
+
+def _merged(pod: JsonMap, overlays: list[JsonMap]) -> tuple[JsonMap, JsonMap]:
+    """Return the pod with the patches laid over it, and the patches alone."""
     template: JsonMap = {"metadata": {}, "spec": {}}
-    for name in names:
-        overlay = _overlay(settings, name, data)
+    for overlay in overlays:
         template = _laid_over(template, overlay)
         if find(template, PROXY, (INIT_CONTAINERS,)) is not None:
-            merged = move_proxy(merged)
-        merged = _laid_over(merged, overlay)
-    return merged, template
+            pod = move_proxy(pod)
+        pod = _laid_over(pod, overlay)
+    return pod, template
 
 
 def _data(injector: _Injector, pod: JsonMap) -> Any:  # noqa: ANN401 - the engine's own
@@ -222,19 +223,9 @@ def _overlay(settings: Settings, name: str, data: Any) -> JsonMap:  # noqa: ANN4
     except TemplateError as bad:
         raise InjectionError([error("it cannot be rendered", where, why=str(bad))]) from None
     try:
-        checked: JsonMap = read_value(_mapping(text), POD, OVERLAY)
+        return settings.readers[name].read(text)
     except InjectionError as bad:
         raise _of_template(bad, where) from None
-    return {key: checked[key] for key in ("metadata", "spec") if key in checked}
-
-
-def _mapping(text: str) -> JsonMap:
-    overlay = yaml.load(text)
-    if overlay is None:
-        return {}
-    if not isinstance(overlay, dict):
-        raise InjectionError([error(f"expected a mapping and not {quoted(overlay)}")])
-    return overlay
 
 
 def _of_template(bad: InjectionError, where: Where) -> InjectionError:

@@ -29,6 +29,7 @@ _WANTED = {
     Shape.LIST: "a list",
     Shape.MAP: "a mapping",
 }
+_ANY = FieldType(Shape.ANY)
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
@@ -99,9 +100,7 @@ class _Reader:
         return result
 
     def _list(self, value: list[Any], kind: FieldType, path: str) -> list[Any]:
-        element = kind.element
-        if element is None or element.shape is Shape.ANY:
-            return list(value)
+        element = kind.element or _ANY
         zero: Any = "" if element.shape is Shape.TEXT else {} if element.struct else None
         return [
             zero if item is None else self.read(item, element, f"{path}[{index}]")
@@ -109,9 +108,7 @@ class _Reader:
         ]
 
     def _map(self, value: dict[Any, Any], kind: FieldType, path: str) -> dict[str, Any]:
-        element = kind.element
-        if element is None:
-            return dict(value)
+        element = kind.element or _ANY
         reading = self.reading
         result: dict[str, Any] = {}
         for key, item in value.items():

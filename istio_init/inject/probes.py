@@ -7,6 +7,7 @@ application. Paths and the saved form are Istio's (release 1.30).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ from istio_init.inject.containers import (
 from istio_init.inject.merge import without_nulls
 from istio_init.inject.names import PROBES_VARIABLE, PROXY
 from istio_init.inject.pod_fields import HANDLER, PROBE
-from istio_init.inject.pod_values import go_json, go_value
+from istio_init.inject.pod_values import REQUEST, go_json, go_value, read_value
+from istio_init.inject.problems import InjectionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,11 +163,12 @@ def read_saved_probes(proxy: JsonMap) -> dict[str, JsonMap]:
         return {}
     if not isinstance(saved, dict):
         return {}
-    return {
-        path: action
-        for path, action in saved.items()
-        if _PATH.fullmatch(path) and isinstance(action, dict)
-    }
+    found: dict[str, JsonMap] = {}
+    for path, action in saved.items():
+        if _PATH.fullmatch(path) and isinstance(action, dict):
+            with contextlib.suppress(InjectionError):
+                found[path] = read_value(action, PROBE, REQUEST)
+    return found
 
 
 def without_saved_probes(proxy: JsonMap) -> JsonMap:

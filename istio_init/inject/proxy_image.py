@@ -48,13 +48,14 @@ def proxy_image(values: Mapping[str, Any], proxy_config: JsonMap, pod: JsonMap) 
     The variant is the pod's annotation, else the ProxyConfig's ``imageType``, else the
     value ``global.variant``.
     """
-    global_values = value_at(values, "global") or {}
-    variant = _text(global_values.get("variant"))
-    variant = _text(value_at(proxy_config, "image", "imageType")) or variant
+
+    def setting(*keys: str) -> str:
+        return _text(value_at(values, "global", *keys))
+
+    variant = _text(value_at(proxy_config, "image", "imageType")) or setting("variant")
     variant = annotations_of(pod).get(IMAGE_TYPE, variant)
-    name = _text(value_at(global_values, "proxy", "image")) or "proxyv2"
-    tag = _tag(_text(global_values.get("tag")), variant)
-    return f"{_text(global_values.get('hub'))}/{name}:{tag}"
+    name = setting("proxy", "image") or "proxyv2"
+    return f"{setting('hub')}/{name}:{_tag(setting('tag'), variant)}"
 
 
 def _tag(tag: str, variant: str) -> str:

@@ -63,24 +63,21 @@ def recover_original(pod: JsonMap) -> JsonMap:
 def older_proxy(pod: JsonMap) -> bool:
     """Whether the pod's proxy came from an injector older than the annotation ``istio.io/rev``.
 
-    What such a proxy's container holds may be the user's as well as the template's, so that
-    Istio, too, keeps it.
+    What such a proxy's container holds may be the user's as well as the template's; Istio
+    keeps it as the user's own where it moves to the init containers.
     """
     status = read_status(pod)
     return (
         status is not None
         and not status.version
         and PROXY in status.of(CONTAINERS)
-        and REVISION not in annotations_of(pod)
+        and not {REVISION, OVERRIDES} & annotations_of(pod).keys()
     )
 
 
-def recover_for_injection(pod: JsonMap) -> JsonMap:
-    """Return the pod that an injection begins with: as ``recover_original``, for most pods.
-
-    An ``older_proxy`` stays, as the user's own, in case it moves to the init containers.
-    """
-    return _recovered(pod, keep_proxy=older_proxy(pod))
+def recover_with_proxy(pod: JsonMap) -> JsonMap:
+    """Return the pod as ``recover_original`` does, but with its proxy as the user's own."""
+    return _recovered(pod, keep_proxy=True)
 
 
 def _recovered(pod: JsonMap, *, keep_proxy: bool) -> JsonMap:

@@ -14,7 +14,7 @@ from istio_init.inject.gates import (
     judge,
 )
 from istio_init.inject.selectors import Operator
-from istio_init.inject.subject import Edit, Owner
+from istio_init.inject.subject import LabelEdit, LabelOwner
 from istio_init.inject.webhooks import NAMESPACE_NAME, TAKES_PART
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 _KEY = TAKES_PART.inject
 # The ways in which a pod can speak for itself, from the mildest.
-_WORDS: tuple[tuple[Edit, ...], ...] = (
+_WORDS: tuple[tuple[LabelEdit, ...], ...] = (
     (),
-    (Edit(Owner.LABEL, _KEY),),
-    (Edit(Owner.ANNOTATION, _KEY),),
-    (Edit(Owner.LABEL, _KEY), Edit(Owner.ANNOTATION, _KEY)),
-    (Edit(Owner.LABEL, _KEY, "true"),),
-    (Edit(Owner.ANNOTATION, _KEY, "true"),),
+    (LabelEdit(LabelOwner.LABEL, _KEY),),
+    (LabelEdit(LabelOwner.ANNOTATION, _KEY),),
+    (LabelEdit(LabelOwner.LABEL, _KEY), LabelEdit(LabelOwner.ANNOTATION, _KEY)),
+    (LabelEdit(LabelOwner.LABEL, _KEY, "true"),),
+    (LabelEdit(LabelOwner.ANNOTATION, _KEY, "true"),),
 )
 _NO_LABEL_HELPS = {
     InjectionReason.HOST_NETWORK: (
@@ -71,10 +71,10 @@ def remedy_for(
     return Remedy("no label or annotation leads into the mesh here: inject by hand")
 
 
-def _cost(edits: Sequence[Edit], subject: Subject) -> tuple[int, int, bool]:
+def _cost(edits: Sequence[LabelEdit], subject: Subject) -> tuple[int, int, bool]:
     """Return what orders proposals: few, of what is there already, by the namespace's label."""
     new = [edit for edit in edits if edit.key not in _labels(subject, edit.owner)]
-    usual = Edit(Owner.NAMESPACE, TAKES_PART.injection, ENABLED) in edits
+    usual = LabelEdit(LabelOwner.NAMESPACE, TAKES_PART.injection, ENABLED) in edits
     return len(edits), len(new), not usual
 
 
@@ -97,7 +97,7 @@ def _obstacle(
 
 def _candidates(
     subject: Subject, entries: Sequence[WebhookEntry] | None
-) -> Iterator[tuple[Edit, ...]]:
+) -> Iterator[tuple[LabelEdit, ...]]:
     """Yield sets of changes that may lead to an injection."""
     for entry in entries or (None,):
         of_entry = () if entry is None else tuple(_selected_by(entry, subject))
@@ -108,43 +108,45 @@ def _candidates(
             yield tuple(one for one in edits if _changes(one, subject))
 
 
-def _changes(edit: Edit, subject: Subject) -> bool:
+def _changes(edit: LabelEdit, subject: Subject) -> bool:
     return _labels(subject, edit.owner).get(edit.key) != edit.value
 
 
-def _labels(subject: Subject, owner: Owner) -> Mapping[str, str]:
+def _labels(subject: Subject, owner: LabelOwner) -> Mapping[str, str]:
     match owner:
-        case Owner.NAMESPACE:
+        case LabelOwner.NAMESPACE:
             return subject.namespace_labels
-        case Owner.LABEL:
+        case LabelOwner.LABEL:
             return subject.labels
-        case Owner.ANNOTATION:
+        case LabelOwner.ANNOTATION:
             return subject.annotations
 
 
-def _selected_by(entry: WebhookEntry, subject: Subject) -> Iterator[Edit]:
+def _selected_by(entry: WebhookEntry, subject: Subject) -> Iterator[LabelEdit]:
     """Yield the changes after which an entry selects the pod, as far as labels can do it."""
-    yield from _edits(Owner.NAMESPACE, entry.namespaces, subject.labels_of_namespace)
-    yield from _edits(Owner.LABEL, entry.objects, subject.labels)
+    yield from _edits(LabelOwner.NAMESPACE, entry.namespaces, subject.labels_of_namespace)
+    yield from _edits(LabelOwner.LABEL, entry.objects, subject.labels)
 
 
-def _edits(owner: Owner, selector: LabelSelector, labels: Mapping[str, str]) -> Iterator[Edit]:
+def _edits(
+    owner: LabelOwner, selector: LabelSelector, labels: Mapping[str, str]
+) -> Iterator[LabelEdit]:
     for requirement in selector.unmet(labels):
-        if owner is Owner.NAMESPACE and requirement.key == NAMESPACE_NAME:
+        if owner is LabelOwner.NAMESPACE and requirement.key == NAMESPACE_NAME:
             continue
         match requirement.operator:
             case Operator.IN:
-                yield Edit(owner, requirement.key, requirement.values[0])
+                yield LabelEdit(owner, requirement.key, requirement.values[0])
             case Operator.EXISTS:
-                yield Edit(owner, requirement.key, "true")
+                yield LabelEdit(owner, requirement.key, "true")
             case Operator.NOT_IN | Operator.DOES_NOT_EXIST:
-                yield Edit(owner, requirement.key)
+                yield LabelEdit(owner, requirement.key)
 
 
-def _sentence(edits: Sequence[Edit], subject: Subject) -> str:
+def _sentence(edits: Sequence[LabelEdit], subject: Subject) -> str:
     """Return the changes as orders, with the command where kubectl has one."""
     text = " and ".join(str(edit) for edit in edits)
-    of_namespace = [edit for edit in edits if edit.owner is Owner.NAMESPACE]
+    of_namespace = [edit for edit in edits if edit.owner is LabelOwner.NAMESPACE]
     if of_namespace:
         words = [
             f"{one.key}-" if one.value is None else f"{one.key}={one.value}" for one in of_namespace

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import struct
-from functools import lru_cache
+from functools import cache, lru_cache
 
 Scalar = str | int | float | bool | None
 
@@ -61,10 +61,23 @@ _OTHERS = re.compile(
 _PLAIN = re.compile(
     r"(?:[^\s\-?:,\[\]{}#&*!|>'\"%@`]|[-?:](?=\S))(?:[^\s:#]|:(?=\S)|(?<=\S)#| +(?=[^\s#]))*"
 )
-_UNPRINTABLE = re.compile(
-    "[^\t\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
 _DOCUMENT_MARK = re.compile(r"(---|\.\.\.)(\s|$)")
+
+
+@cache
+def _unprintable() -> re.Pattern[str]:
+    """Return what YAML does not let stand in a text, and what breaks lines for some readers.
+
+    Compiled when it is needed: it takes 2 ms, and most texts are printable to Python.
+    """
+    return re.compile(
+        "[^\\t\\n\\x20-\\x7e\\xa0-\\u2027\\u202a-\\ud7ff\\ue000-\\ufefe\\uff00-\\ufffd"
+        "\\U00010000-\\U0010ffff]"
+    )
+
+
+def _has_unprintable(text: str) -> bool:
+    return not text.isprintable() and bool(_unprintable().search(text))
 
 
 def resolve(text: str) -> Scalar:
@@ -155,10 +168,8 @@ def _float_key(number: float) -> str:
 
 def _single(number: float) -> float:
     """Return a number rounded to 32 bits."""
-    try:
-        return float(struct.unpack("f", struct.pack("f", number))[0])
-    except OverflowError:
-        return math.copysign(math.inf, number)
+    # Without a byte order, too large a number becomes infinite.
+    return float(struct.unpack("f", struct.pack("f", number))[0])
 
 
 def is_plain(text: str) -> bool:
@@ -173,7 +184,7 @@ def is_plain(text: str) -> bool:
 def _is_plain(text: str) -> bool:
     return (
         bool(_PLAIN.fullmatch(text))
-        and not _UNPRINTABLE.search(text)
+        and not _has_unprintable(text)
         and not _DOCUMENT_MARK.match(text)
         and isinstance(resolve(text), str)
         and not _OTHERS.fullmatch(text)
@@ -185,7 +196,8 @@ _cached_is_plain = lru_cache(maxsize=2048)(_is_plain)
 
 def quoted(text: str) -> str:
     """Return a string in double quotes, with everything escaped that does not print."""
-    return _UNPRINTABLE.sub(_escape, json.dumps(text, ensure_ascii=False))
+    shown = json.dumps(text, ensure_ascii=False)
+    return shown if shown.isprintable() else _unprintable().sub(_escape, shown)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -195,12 +207,12 @@ def _escape(match: re.Match[str]) -> str:
 
 def is_literal(text: str) -> bool:
     """Whether a string of several lines can be written as a literal block (``|``)."""
-    return "\n" in text.rstrip("\n") and not _UNPRINTABLE.search(text)
+    return "\n" in text.rstrip("\n") and not _has_unprintable(text)
 
 
 def is_single_line(text: str) -> bool:
     """Whether a string can be written on one line without escapes."""
-    return not _UNPRINTABLE.search(text) and not {"\t", "\n"} & set(text)
+    return not _has_unprintable(text) and not {"\t", "\n"} & set(text)
 
 
 def written(value: Scalar) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from istio_init.inject.istio_types import ISTIO_1_0, ISTIO_1_30
 from istio_init.inject.kubernetes_types import KUBERNETES
@@ -37,6 +37,9 @@ from istio_init.inject.template.values import (
     Uint64,
     Value,
 )
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 Read: TypeAlias = Callable[[object, str], Value]
 
@@ -149,7 +152,7 @@ def _structs(kind: Callable[[], StructType]) -> Read:
             return StructList(kind(), [])
         if not isinstance(value, list):
             raise _wrong(origin, "list", value)
-        items = [
+        items: list[Value] = [
             _struct(kind, item, f"{origin}[{number}]" if origin else "")
             for number, item in enumerate(value)
         ]
@@ -234,13 +237,11 @@ _SPECIAL: dict[str, Read] = {
 
 @cache
 def _entries(table: str) -> dict[str, str]:
-    """Return the text of each type by its name."""
+    """Return the fields of each type by its name, with blanks between them."""
     found = {}
     for entry in re.split(r"\n(?! )", table.strip()):
-        name, _, fields = entry.partition(" ")
-        if not fields:
-            name, _, fields = entry.partition("\n")
-        found[name] = fields
+        name, *fields = entry.split()
+        found[name] = " ".join(fields)
     return found
 
 
@@ -323,7 +324,7 @@ def _omit(kind: str, *, omit: bool) -> str:
         return ""
     if kind.startswith("*"):
         return "nil"
-    return "" if kind in _entries(KUBERNETES) or kind in {"v1.Time"} else "zero"
+    return "" if kind in _entries(KUBERNETES) or kind == "v1.Time" else "zero"
 
 
 def _getter(go_name: str) -> Callable[[Struct | None], Value]:
@@ -444,6 +445,7 @@ class Messages:
         return known
 
     def make(self, name: str) -> StructType:
+        """Return a message type from its entry in the table."""
         members: dict[str, Member] = {}
         encoded: list[tuple[str, Member]] = []
         methods: dict[str, Callable[[Struct | None], Value]] = {}

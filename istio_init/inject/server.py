@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from istio_init.inject.connections import KEEP_ALIVE_SECONDS, BoundedConnection,
 from istio_init.inject.problems import InjectionError, printable
 from istio_init.inject.reload import Reloader
 from istio_init.inject.tls import ServerTls, read_pair
-from istio_init.inject.webhook import Outcome
+from istio_init.inject.webhook import Outcome, namespace_of
 from istio_init.inject.webhook_metrics import WebhookMetrics
 from istio_init.inject.workers import WorkerPool
 
@@ -59,8 +61,29 @@ class ServerOptions:
     certificate_files: tuple[str, str] | None = None
     managed: Managed | None = None
     write_events: bool = False
+    # Whether injection looks at a pod's namespace.
+    needs_namespaces: bool = False
     # For how long reviews are still answered after the order to end.
     drain_seconds: float = 10.0
+
+
+class _ErrorLog(logging.Handler):
+    """Passes on what goes wrong in the server, with where it did: it is nobody's fault but ours."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.ERROR)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; that of a traceback says most."""
+        error = record.exc_info[1] if record.exc_info else None
+        text = record.getMessage().splitlines()[0]
+        if error is None or error.__traceback__ is None:
+            self._log.error(text)
+            return
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        self._log.error(f"{text}: {type(error).__name__}: {error} ({where})")
 
 
 class ServerOfTwo(uvicorn.Server):
@@ -81,8 +104,9 @@ class WebhookServer:
         self._pool = WorkerPool(options.workers)
         self._tls = ServerTls()
         self._reloader = Reloader(self._metrics, self._health, log)
-        self._app = WebhookApp(self._pool.reply, self._report, self._metrics, self._health)
+        self._app = WebhookApp(self._reply, self._report, self._metrics, self._health)
         self._write_event: Callable[[Reply], None] = lambda _: None
+        self._namespace: Callable[[str], dict[str, Any] | None] = lambda _: None
         self._end = asyncio.Event()
 
     async def run(self) -> None:
@@ -92,6 +116,7 @@ class WebhookServer:
             InjectionError: The configuration is no good.
             IstioInitError: A certificate or a port cannot be had.
         """
+        logging.getLogger("uvicorn.error").addHandler(_ErrorLog(self._log))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end.set)
@@ -135,7 +160,7 @@ class WebhookServer:
             yield self._reloader.watch(
                 CERTIFICATES, options.certificate_files, self._load_certificate
             )
-        if options.managed is None and not options.write_events:
+        if options.managed is None and not options.write_events and not options.needs_namespaces:
             return
         # What is imported here takes 200 ms and 30 MiB.
         from lightkube import AsyncClient
@@ -153,12 +178,23 @@ class WebhookServer:
                 health=self._health,
                 log=self._log,
             ).run()
+        if options.needs_namespaces:
+            from istio_init.inject.namespaces import NamespaceCache
+
+            cache = NamespaceCache(client, self._health, self._log)
+            self._namespace = cache.get
+            yield cache.run()
         if options.write_events:
             from istio_init.inject.events import EventWriter
 
             writer = EventWriter(client, self._metrics, self._log)
             self._write_event = writer.report
             yield writer.run()
+
+    async def _reply(self, body: bytes, path: str) -> Reply:
+        if not self._options.needs_namespaces:
+            return await self._pool.reply(body, path)
+        return await self._pool.reply(body, path, self._namespace(namespace_of(body)))
 
     def _report(self, reply: Reply) -> None:
         """Say in the log what became of a pod; in an event too, unless it was injected."""
@@ -198,9 +234,9 @@ def make_server(app: Callable[..., Any], tls: ssl.SSLContext | None) -> ServerOf
             lifespan="off",
             interface="asgi3",
             loop="asyncio",
-            # Its lines are not in the form of this program's.
+            # Its lines are not in the form of this program's; see _ErrorLog.
             log_config=None,
-            log_level="critical",
+            log_level="error",
             access_log=False,
             proxy_headers=False,
             server_header=False,

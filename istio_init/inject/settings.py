@@ -7,6 +7,7 @@ The files are those of Istio's ConfigMaps ``istio-sidecar-injector`` (keys ``con
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,8 +16,10 @@ from istio_init.inject import yaml
 from istio_init.inject.data import prepare_values
 from istio_init.inject.generation import NEW, OLD
 from istio_init.inject.mesh import mesh_config
+from istio_init.inject.overlay import OverlayReader
 from istio_init.inject.policy import policy_of
 from istio_init.inject.problems import InjectionError, Problem, Where, error, quoted
+from istio_init.inject.proxy_image import value_at
 from istio_init.inject.template import Template, TemplateError
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ class Settings:
 
     ``templates`` has every template of the inject config by its name, the one of release
     1.0 as ``sidecar``; ``version`` is the SHA-256 of that one's text. ``environment`` is
-    what the template function ``env`` can see.
+    what the template function ``env`` can see. ``readers`` read what the templates render.
     """
 
     generation: Generation
@@ -66,6 +69,9 @@ class Settings:
     native_sidecars: bool = False
     platform: str = ""
     environment: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    readers: Mapping[str, OverlayReader] = field(
+        default_factory=lambda: defaultdict(OverlayReader), compare=False, repr=False
+    )
 
 
 def load_settings(
@@ -89,7 +95,7 @@ def load_settings(
     generation = generation_of(data)
     parsed = _parse(templates_of(data, generation), generation, config.name, problems)
     checked = _Checked(config.name, problems)
-    value_map = _read_values(values, problems) if generation == NEW else {}
+    value_map = _read(values, "values", problems) if generation == NEW else {}
     settings = Settings(
         generation=generation,
         templates=parsed,
@@ -142,28 +148,41 @@ def _version(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(str(data[_TEMPLATE]).encode()).hexdigest()
 
 
+def _entry(file: SettingsFile, key: str) -> SettingsFile:
+    """Return the entry of a ConfigMap's manifest as a file; another file as it is."""
+    if "ConfigMap" not in file.text:
+        return file
+    try:
+        manifest = yaml.load(file.text, file.name)
+    except InjectionError:
+        return file
+    if not isinstance(manifest, dict) or manifest.get("kind") != "ConfigMap":
+        return file
+    text = value_at(manifest, "data", key)
+    return SettingsFile(text, file.name) if isinstance(text, str) else file
+
+
 def _read_config(file: SettingsFile, problems: list[Problem]) -> JsonMap:
     """Return the data of an inject config; a text that is none is a template of 1.30."""
+    file = _entry(file, "config")
+    template = {_TEMPLATES: {SIDECAR: file.text}}
     try:
         data = yaml.load(file.text, file.name)
     except InjectionError as bad:
         if "{{" in file.text and not _looks_like_config(file.text):
-            return {_TEMPLATES: {SIDECAR: file.text}}
+            return template
         problems += bad.problems
         return {_TEMPLATES: {}}
-    data, text = _from_config_map(data, "config"), file.text
-    if isinstance(data, str):
-        return _read_config(SettingsFile(data, file.name), problems)
-    if isinstance(data, dict) and (_TEMPLATE in data or _TEMPLATES in data):
-        found = data.get(_TEMPLATES)
-        if found is not None and not isinstance(found, dict):
-            what = f"{_TEMPLATES} is a mapping of names to texts, not {quoted(found)}"
-            problems.append(error(what, Where(file=file.name)))
-        return data
-    if not text.strip():
+    if data is None:
         problems.append(error("it is empty", Where(file=file.name), remedy="name an inject config"))
         return {_TEMPLATES: {}}
-    return {_TEMPLATES: {SIDECAR: text}}
+    if not isinstance(data, dict) or not {_TEMPLATE, _TEMPLATES} & data.keys():
+        return template
+    found = data.get(_TEMPLATES)
+    if found is not None and not isinstance(found, dict):
+        what = f"{_TEMPLATES} is a mapping of names to texts, not {quoted(found)}"
+        problems.append(error(what, Where(file=file.name)))
+    return data
 
 
 def _looks_like_config(text: str) -> bool:
@@ -171,19 +190,6 @@ def _looks_like_config(text: str) -> bool:
         line.startswith((f"{_TEMPLATES}:", f"{_TEMPLATE}:", "policy:", "data:"))
         for line in text.splitlines()
     )
-
-
-def _from_config_map(data: object, key: str) -> object:
-    """Return the text under ``key`` if the data is a ConfigMap's manifest, else the data."""
-    if isinstance(data, dict) and data.get("kind") == "ConfigMap":
-        entries = data.get("data")
-        return entries.get(key, data) if isinstance(entries, dict) else data
-    return data
-
-
-def _read_values(file: SettingsFile | None, problems: list[Problem]) -> JsonMap:
-    data = _read(file, "values", problems)
-    return data if isinstance(data, dict) else {}
 
 
 def _read_mesh(
@@ -196,20 +202,20 @@ def _read_mesh(
         return mesh_config(None, generation)
 
 
-def _read(file: SettingsFile | None, key: str, problems: list[Problem]) -> object:
+def _read(file: SettingsFile | None, key: str, problems: list[Problem]) -> JsonMap:
+    """Return the mapping of a file, or of a ConfigMap's entry ``key``; ``{}`` for no file."""
     if file is None:
-        return None
+        return {}
+    file = _entry(file, key)
     try:
-        data = _from_config_map(yaml.load(file.text, file.name), key)
-        if isinstance(data, str) and data is not file.text:
-            data = yaml.load(data, file.name)
+        data = yaml.load(file.text, file.name)
     except InjectionError as bad:
         problems += bad.problems
-        return None
+        return {}
     if data is not None and not isinstance(data, dict):
         problems.append(error(f"expected a mapping and not {quoted(data)}", Where(file=file.name)))
-        return None
-    return data
+        return {}
+    return data or {}
 
 
 def _parse(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import yaml
 
 from istio_init.inject import scalars
+from istio_init.inject.alignment import alignment
 from istio_init.inject.style import Style, block, flow, is_inline
 from istio_init.inject.yaml import is_merge, scalar_key
 
@@ -22,20 +23,12 @@ if TYPE_CHECKING:
 
     from istio_init.inject.plain_data import PlainValue, YamlNode
 
-# What names an item of a list, the first that an item has.
-_ITEM_KEYS: Final = (
-    "name",
-    "containerPort",
-    "mountPath",
-    "devicePath",
-    "ip",
-    "topologyKey",
-    "uid",
-)
 _PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*\s+)+")
-_ALIAS = re.compile(r"(?:\s|#[^\n]*\n)*:?(?:\s|#[^\n]*\n)*-?\s*(\*[^\s,\[\]{}]+)")
-_BLANKS_AND_COMMENTS = re.compile(r"(?:\s|#[^\n]*)*")
-_LARGEST_COMPARISON: Final = 250_000
+# Possessive: whatever a comment holds, it is looked at once.
+_GAP: Final = r"(?:\s++|#[^\n]*+)*+"
+_BLANKS_AND_COMMENTS = re.compile(_GAP)
+_COLON = re.compile(rf"{_GAP}:")
+_ALIAS = re.compile(rf"{_GAP}:?{_GAP}-?{_GAP}(\*[^\s,\[\]{{}}]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +109,15 @@ def same(one: PlainValue, other: PlainValue) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
+def equivalent(one: PlainValue, other: PlainValue) -> bool:
+    """Whether two values are the same to Kubernetes, to which a null is nothing."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(equivalent(one.get(key), other.get(key)) for key in {**one, **other})
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equivalent, one, other))
+    return same(one, other)
+
+
 def text_end(text: str, node: YamlNode) -> int:
     """Return the offset behind the last character that belongs to a document's root node."""
     return _Splicer(text, Style(), frozenset()).end(node, -1)
@@ -158,6 +160,7 @@ class _Splicer:
     def __init__(self, text: str, style: Style, shared: frozenset[int]) -> None:
         self.text, self.style, self.shared = text, style, shared
         self.edits: list[Edit] = []
+        self._ends: dict[int, int] = {}
 
     def change(self, node: YamlNode, old: PlainValue, new: PlainValue, place: _Place) -> None:
         """Add the edits that make ``new`` of a node whose value is ``old``."""
@@ -198,13 +201,19 @@ class _Splicer:
         """Return the offset behind the last character of a node; ``after`` as in ``_Place``."""
         if _is_alias(node, after):
             return self._alias(after).end(1)
+        known = self._ends.get(id(node))
+        if known is None:
+            known = self._ends[id(node)] = self._end(node, after)
+        return known
+
+    def _end(self, node: YamlNode, after: int) -> int:
         start, end = node.start_mark.index, int(node.end_mark.index)
         if node.__class__ is yaml.ScalarNode:
             if node.style in ("|", ">"):
                 header, _, _ = self.text[start:end].partition("\n")
                 if "+" not in header:
                     # The blank lines behind it are counted as its own.
-                    return int(start) + len(self.text[start:end].rstrip())
+                    return int(start) + len(self.text[start:end].rstrip("\r\n"))
             if start == end and after >= 0 and "\n" in self.text[after:start]:
                 return after
             return end
@@ -212,8 +221,7 @@ class _Splicer:
             return end
         if node.__class__ is yaml.SequenceNode:
             return self._items(node)[-1].end
-        key, value = node.value[-1]
-        return self.end(value, self._behind_colon(key))
+        return self._entries(node)[-1].end
 
     def _alias(self, after: int) -> re.Match[str]:
         match = _ALIAS.match(self.text, max(after, 0))
@@ -222,11 +230,10 @@ class _Splicer:
         return match
 
     def _behind_colon(self, key: YamlNode) -> int:
+        """Return the offset behind a key's colon, behind the key if it has none."""
         end = int(key.end_mark.index)
-        colon = self.text.find(":", end)
-        # Nothing but blanks stands between a key and its colon, if it has one.
-        between = self.text[end:colon] if colon >= 0 else "?"
-        return colon + 1 if not between.strip() else end
+        colon = _COLON.match(self.text, end)
+        return colon.end() if colon else end
 
     def _items(self, node: YamlNode) -> list[_Item]:
         """Return the items of a list in the text."""
@@ -251,6 +258,8 @@ class _Splicer:
 
     def _entries(self, node: YamlNode) -> list[_Item]:
         """Return the entries of a map in the text."""
+        if any(_is_alias(key, node.start_mark.index) for key, _ in node.value):
+            raise NoSpliceError("a key is an alias")
         return [
             _Item(self._key_start(key), self.end(value, self._behind_colon(key)))
             for key, value in node.value
@@ -282,7 +291,7 @@ class _Splicer:
         merged = None in keys
         entries = self._entries(node)
         column = entries[0].start - self._line_start(entries[0].start) if entries else 0
-        gone: list[int] = []
+        gone: set[int] = set()
         written: set[str] = set()
         for index, key in enumerate(keys):
             if key is None:
@@ -293,14 +302,17 @@ class _Splicer:
                     # To Kubernetes null is nothing.
                     continue
                 self._goes(key_node, value_node)
-                gone.append(index)
+                gone.add(index)
                 continue
             written.add(key)
             if same(old[key], new[key]):
                 continue
             if merged and None in keys[index:]:
                 raise NoSpliceError("a merge key follows the key that changes")
-            place = _Place(column, self._behind_colon(key_node), bool(node.flow_style))
+            after = self._behind_colon(key_node)
+            if not self.text.startswith(":", after - 1):
+                raise NoSpliceError("a key has no colon")
+            place = _Place(column, after, bool(node.flow_style))
             self.change(value_node, old[key], new[key], place)
         if merged and any(key not in new and old[key] is not None for key in old):
             raise NoSpliceError("a merge key has what goes")
@@ -317,10 +329,10 @@ class _Splicer:
             self._change_block_map(entries, gone, added, column)
 
     def _change_block_map(
-        self, entries: list[_Item], gone: list[int], added: dict[str, PlainValue], column: int
+        self, entries: list[_Item], gone: set[int], added: dict[str, PlainValue], column: int
     ) -> None:
         rest = list(added.items())
-        for index in gone:
+        for index in sorted(gone):
             entry = entries[index]
             if rest and self._begins_line(entry.start):
                 # What comes in the place of something else stands in its place.
@@ -341,11 +353,11 @@ class _Splicer:
 
     def _change_list(self, node: YamlNode, old: PlainValue, new: PlainValue, place: _Place) -> None:
         items = self._items(node)
-        gone: list[int] = []
+        gone: set[int] = set()
         added: dict[int, list[PlainValue]] = {}
         before = -1, -1
         in_flow = bool(node.flow_style)
-        for here in [*_alignment(old, new), (len(old), len(new))]:
+        for here in [*alignment(old, new), (len(old), len(new))]:
             # What lies between two items that stay is changed item by item as far as it goes.
             olds, news = range(before[0] + 1, here[0]), range(before[1] + 1, here[1])
             pairs = list(zip(olds, news, strict=False))
@@ -354,13 +366,13 @@ class _Splicer:
             for left, right in pairs:
                 dash = items[left].start
                 after = dash if in_flow else dash + 1
-                column = dash - self._line_start(dash)
+                column = 0 if in_flow else dash - self._line_start(dash)
                 item_place = _Place(column, after, in_flow, in_list=True)
                 self.change(node.value[left], old[left], new[right], item_place)
             for left in olds[len(news) :]:
                 if not _is_alias(node.value[left], items[left].start):
                     self._goes(node.value[left])
-                gone.append(left)
+                gone.add(left)
             if len(news) > len(olds):
                 added[here[0]] = [new[right] for right in news[len(olds) :]]
             before = here
@@ -371,9 +383,9 @@ class _Splicer:
             self._change_block_list(items, gone, added, place)
 
     def _change_block_list(
-        self, items: list[_Item], gone: list[int], added: dict[int, list[PlainValue]], place: _Place
+        self, items: list[_Item], gone: set[int], added: dict[int, list[PlainValue]], place: _Place
     ) -> None:
-        for index in gone:
+        for index in sorted(gone):
             if not self._begins_line(items[index].start):
                 raise NoSpliceError("a list begins on the line of another")
             self._delete_lines(items[index])
@@ -393,11 +405,11 @@ class _Splicer:
         self,
         node: YamlNode,
         entries: list[_Item],
-        gone: list[int],
+        gone: set[int],
         added: dict[int, list[str]],
     ) -> None:
         kept = [index for index in range(len(entries)) if index not in gone]
-        for index in gone:
+        for index in sorted(gone):
             entry = entries[index]
             if kept and kept[0] < index:
                 self.edits.append(Edit(entries[index - 1].end, entry.end, ""))
@@ -477,49 +489,3 @@ def _scalar_text(value: PlainValue, style: str | None = None) -> str:
         if style == "'" and scalars.is_single_line(value):
             return "'" + value.replace("'", "''") + "'"
     return flow(value)
-
-
-def _identity(item: PlainValue) -> object:
-    """Return what two items of a list have in common if they are the same item."""
-    if isinstance(item, dict):
-        for key in _ITEM_KEYS:
-            if isinstance(item.get(key), str | int):
-                return key, item[key]
-    return repr(item)
-
-
-def _alignment(old: list[PlainValue], new: list[PlainValue]) -> list[tuple[int, int]]:
-    """Return the pairs of indices of items that stay, in order: as many as can."""
-    left, right = [_identity(one) for one in old], [_identity(one) for one in new]
-    pairs: list[tuple[int, int]] = []
-    position = 0
-    for index, identity in enumerate(left):
-        try:
-            position = right.index(identity, position) + 1
-        except ValueError:
-            continue
-        pairs.append((index, position - 1))
-    if len(pairs) == len(left) or len(left) * len(right) > _LARGEST_COMPARISON:
-        return pairs
-    return _longest_common(left, right)
-
-
-def _longest_common(left: list[object], right: list[object]) -> list[tuple[int, int]]:
-    lengths = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
-    for i in range(len(left) - 1, -1, -1):
-        for j in range(len(right) - 1, -1, -1):
-            if left[i] == right[j]:
-                lengths[i][j] = lengths[i + 1][j + 1] + 1
-            else:
-                lengths[i][j] = max(lengths[i + 1][j], lengths[i][j + 1])
-    pairs: list[tuple[int, int]] = []
-    i = j = 0
-    while i < len(left) and j < len(right):
-        if left[i] == right[j]:
-            pairs.append((i, j))
-            i, j = i + 1, j + 1
-        elif lengths[i + 1][j] >= lengths[i][j + 1]:
-            i += 1
-        else:
-            j += 1
-    return pairs

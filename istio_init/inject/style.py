@@ -50,19 +50,24 @@ def inline(value: PlainValue, style: Style, column: int) -> list[str]:
 
     ``column`` is where the parent stands.
     """
-    if isinstance(value, dict | list):
+    if isinstance(value, str):
+        if "\n" in value and scalars.is_literal(value):
+            return _literal(value, style, column)
+    elif isinstance(value, dict | list):
         return ["{}" if isinstance(value, dict) else "[]"]
-    if isinstance(value, str) and scalars.is_literal(value):
-        body = value.rstrip("\n")
-        ends = len(value) - len(body)
-        # A first line that is empty or begins with a blank hides where the block begins.
-        width = style.indent
-        hint = str(width) if body[:1] in (" ", "\n", "\t") else ""
-        chomp = ("-", "", "+")[min(ends, 2)]
-        lines = body.split("\n") + [""] * max(ends - 1, 0)
-        pad = " " * (column + width)
-        return [f"|{hint}{chomp}", *(pad + line if line else "" for line in lines)]
     return [scalars.written(value)]
+
+
+def _literal(value: str, style: Style, column: int) -> list[str]:
+    body = value.rstrip("\n")
+    ends = len(value) - len(body)
+    # A first line that is empty or begins with a blank hides where the block begins.
+    width = style.indent
+    hint = str(width) if body[:1] in (" ", "\n", "\t") else ""
+    chomp = ("-", "", "+")[min(ends, 2)]
+    lines = body.split("\n") + [""] * max(ends - 1, 0)
+    pad = " " * (column + width)
+    return [f"|{hint}{chomp}", *(pad + line if line else "" for line in lines)]
 
 
 def _write(value: PlainValue, style: Style, column: int, lines: list[str]) -> None:
@@ -82,16 +87,16 @@ def _write_map(value: dict[str, PlainValue], style: Style, column: int, lines: l
         if len(name) > _LONGEST_KEY:
             lines.append(f"{pad}? {name}")
             name = ""
-        if is_inline(one):
+        if one and isinstance(one, dict):
+            lines.append(f"{pad}{name}:")
+            _write_map(one, style, column + style.indent, lines)
+        elif one and isinstance(one, list):
+            lines.append(f"{pad}{name}:")
+            _write_list(one, style, column + style.sequence_indent, lines)
+        else:
             first, *rest = inline(one, style, column)
             lines.append(f"{pad}{name}: {first}")
             lines += rest
-            continue
-        lines.append(f"{pad}{name}:")
-        if isinstance(one, dict):
-            _write_map(one, style, column + style.indent, lines)
-        else:
-            _write_list(one, style, column + style.sequence_indent, lines)
 
 
 def _write_list(value: list[PlainValue], style: Style, column: int, lines: list[str]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-class Owner(StrEnum):
+class LabelOwner(StrEnum):
     """What has the label or annotation that a remedy changes."""
 
     NAMESPACE = "namespace label"
@@ -21,10 +21,10 @@ class Owner(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class LabelEdit:
     """A label or annotation to set, or with ``value`` None to remove."""
 
-    owner: Owner
+    owner: LabelOwner
     key: str
     value: str | None = None
 
@@ -62,12 +62,12 @@ class Subject:
             return self.namespace_labels
         return {**self.namespace_labels, NAMESPACE_NAME: self.lives_in}
 
-    def edited(self, edits: Sequence[Edit]) -> Subject:
+    def edited(self, edits: Sequence[LabelEdit]) -> Subject:
         """Return the subject after the edits."""
         of = {
-            Owner.NAMESPACE: dict(self.namespace_labels),
-            Owner.LABEL: dict(self.labels),
-            Owner.ANNOTATION: dict(self.annotations),
+            LabelOwner.NAMESPACE: dict(self.namespace_labels),
+            LabelOwner.LABEL: dict(self.labels),
+            LabelOwner.ANNOTATION: dict(self.annotations),
         }
         for edit in edits:
             if edit.value is None:
@@ -76,9 +76,9 @@ class Subject:
                 of[edit.owner][edit.key] = edit.value
         return replace(
             self,
-            namespace_labels=of[Owner.NAMESPACE],
-            labels=of[Owner.LABEL],
-            annotations=of[Owner.ANNOTATION],
+            namespace_labels=of[LabelOwner.NAMESPACE],
+            labels=of[LabelOwner.LABEL],
+            annotations=of[LabelOwner.ANNOTATION],
         )
 
 

@@ -125,7 +125,9 @@ class OtherObject:
 
 
 def parse_review(
-    body: bytes, environment: Mapping[str, str] | None = None
+    body: bytes,
+    environment: Mapping[str, str] | None = None,
+    namespace_object: dict[str, Any] | None = None,
 ) -> AdmissionRequest | OtherObject:
     """Return the request of a review.
 
@@ -163,6 +165,7 @@ def parse_review(
         version,
         dry_run=request.get("dryRun") is True,
         environment=environment or {},
+        namespace_object=namespace_object,
     )
 
 
@@ -230,10 +233,15 @@ def answer_error(error: ReviewError) -> dict[str, Any]:
     return _review(error.version, {"uid": error.uid} | _refusal(str(error)))
 
 
-def reply_to(body: bytes, path: str, admit: Callable[[AdmissionRequest], Admission]) -> Reply:
+def reply_to(
+    body: bytes,
+    path: str,
+    admit: Callable[[AdmissionRequest], Admission],
+    namespace_object: dict[str, Any] | None = None,
+) -> Reply:
     """Return the reply to a body that was posted to a path; whatever it holds, there is one."""
     try:
-        request = parse_review(body, environment_of_path(path))
+        request = parse_review(body, environment_of_path(path), namespace_object)
         if isinstance(request, OtherObject):
             return Reply(_bytes(answer_other(request)), Outcome.SKIPPED)
         admission = admit(request)
@@ -251,6 +259,15 @@ def reply_to(body: bytes, path: str, admit: Callable[[AdmissionRequest], Admissi
         # The parser goes deeper than those who read what it returns.
         error = ReviewError("it is nested too deeply")
     return Reply(_bytes(answer_error(error)), Outcome.REFUSED, BAD_REQUEST, str(error))
+
+
+def namespace_of(body: bytes) -> str:
+    """Return the namespace that a review is about, or ``""`` where it names none."""
+    try:
+        request = parse_review(body)
+    except ReviewError:
+        return ""
+    return request.namespace if isinstance(request, AdmissionRequest) else ""
 
 
 def reference(request: AdmissionRequest) -> ObjectReference:

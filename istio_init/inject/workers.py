@@ -19,6 +19,7 @@ from istio_init.inject.webhook import Reply, reply_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from istio_init.inject.problems import Problem
     from istio_init.inject.webhook import Admission, AdmissionRequest
@@ -52,11 +53,11 @@ def _check() -> tuple[Problem, ...]:
     return _worker.problems
 
 
-def _reply(body: bytes, path: str) -> Reply:
+def _reply(body: bytes, path: str, namespace: dict[str, Any] | None) -> Reply:
     if _worker.admit is None:
         # A pool whose configuration is no good is given no request.
         raise RuntimeError("no configuration")
-    return reply_to(body, path, _worker.admit)
+    return reply_to(body, path, _worker.admit, namespace)
 
 
 class WorkerPool:
@@ -98,7 +99,7 @@ class WorkerPool:
         if before is not None:
             before.shutdown(wait=False)
 
-    async def reply(self, body: bytes, path: str) -> Reply:
+    async def reply(self, body: bytes, path: str, namespace: dict[str, Any] | None = None) -> Reply:
         """Return the reply to a body that was posted to a path.
 
         Raises:
@@ -108,7 +109,8 @@ class WorkerPool:
         if executor is None or load is None:
             raise InjectionError([error("no configuration is loaded yet")])
         try:
-            return await asyncio.get_running_loop().run_in_executor(executor, _reply, body, path)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(executor, _reply, body, path, namespace)
         except BrokenProcessPool as failure:
             # The first of those who notice starts new processes.
             if executor is self._executor:

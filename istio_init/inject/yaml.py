@@ -14,9 +14,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import yaml
-from yaml._yaml import CParser  # the name that CSafeLoader is made of
 
 from istio_init.inject import scalars
+from istio_init.inject.composer import (
+    MAX_DEPTH,
+    MAX_DOCUMENTS,
+    MAX_NODES,
+    MAX_NODES_OF_FILE,
+    SPLIT,
+    TOO_MANY_DOCUMENTS,
+    TOO_MANY_NODES,
+    TOO_MANY_NODES_IN_FILE,
+    RefusedError,
+    nodes,
+)
 from istio_init.inject.problems import InjectionError, Where, error, quoted
 
 if TYPE_CHECKING:
@@ -26,10 +37,6 @@ if TYPE_CHECKING:
 
 # Kubernetes takes no object of more than 1.5 MB, so these are thousands of objects.
 MAX_BYTES: Final = 32 * 1024 * 1024
-MAX_DEPTH: Final = 100
-MAX_NODES: Final = 250_000
-MAX_NODES_OF_FILE: Final = 1_000_000
-MAX_DOCUMENTS: Final = 20_000
 
 BOM: Final = "\ufeff"
 
@@ -40,10 +47,6 @@ _OTHER_ENCODINGS = (
     (b"\xfe\xff", "UTF-16"),
 )
 _STANDARD = "tag:yaml.org,2002:"
-_TOO_MANY_NODES = f"has more than {MAX_NODES:,} values"
-_TOO_MANY_NODES_IN_FILE = f"the file has more than {MAX_NODES_OF_FILE:,} values"
-_TOO_MANY_DOCUMENTS = f"the file has more than {MAX_DOCUMENTS:,} documents"
-_SPLIT = "split the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def decode(data: str | bytes, source: str = "") -> str:
     """
     if len(data) > MAX_BYTES:
         why = f"{len(data):,} bytes, at most {MAX_BYTES:,} are read"
-        raise InjectionError([error("too long", Where(file=source), why=why, remedy=_SPLIT)])
+        raise InjectionError([error("too long", Where(file=source), why=why, remedy=SPLIT)])
     if isinstance(data, str):
         return data.removeprefix(BOM)
     for mark, name in _OTHER_ENCODINGS:
@@ -129,70 +132,17 @@ def _not_utf8(source: str, why: str, line: int) -> NoReturn:
     raise InjectionError([error("not UTF-8", where, why=why, remedy="save it as UTF-8")]) from None
 
 
-class _RefusedError(Exception):
-    """A node that may not be there: why, and PyYAML's mark of its place."""
-
-    def __init__(self, why: str, mark: YamlNode = None, remedy: str = "") -> None:
-        super().__init__(why)
-        self.mark, self.remedy = mark, remedy
-
-
-class _Parser(CParser):
-    """PyYAML's composer in C; counts nodes and depth, and leaves tags alone.
-
-    A scalar has its own tag, or none if it is plain, or ``!`` if it is a string.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.depth = self.nodes = self.total = self.documents = 0
-
-    def resolve(self, kind: object, value: object, implicit: PlainValue) -> str | None:
-        """Return the tag of a node that names none."""
-        del value
-        return "!" if kind is yaml.ScalarNode and not implicit[0] else None
-
-    def descend_resolver(self, parent: YamlNode, index: object) -> None:
-        """Count a node before it is read."""
-        del index
-        self.depth += 1
-        self.nodes += 1
-        if self.depth > MAX_DEPTH:
-            raise _RefusedError(
-                f"more than {MAX_DEPTH} levels deep", parent.start_mark if parent else None
-            )
-        if self.nodes > MAX_NODES or self.nodes + self.total > MAX_NODES_OF_FILE:
-            why = _TOO_MANY_NODES if self.nodes > MAX_NODES else _TOO_MANY_NODES_IN_FILE
-            raise _RefusedError(why, parent.start_mark if parent else None, _SPLIT)
-
-    def ascend_resolver(self) -> None:
-        """Count a node that has been read."""
-        self.depth -= 1
-
-    def next_node(self) -> YamlNode:
-        """Return the root node of the next document, None after the last."""
-        self.total += self.nodes
-        self.nodes = 0
-        if not self.check_node():
-            return None
-        self.documents += 1
-        if self.documents > MAX_DOCUMENTS:
-            raise _RefusedError(_TOO_MANY_DOCUMENTS, remedy=_SPLIT)
-        return self.get_node()
-
-
 def _yaml_documents(text: str, source: str) -> Iterator[Document]:
     number = 1
     try:
-        parser = _Parser(text)
-        while (node := parser.next_node()) is not None:
+        for node in nodes(text):
             value = _Constructor().value(node)
             start, end = node.start_mark, node.end_mark
             yield Document(source, number, value, node, start.index, end.index, start.line + 1)
             number += 1
     except UnicodeEncodeError as problem:
         _invalid(source, number, text.count("\n", 0, problem.start) + 1, "half of a character")
-    except _RefusedError as problem:
+    except RefusedError as problem:
         mark = problem.mark
         why = f"column {mark.column + 1}: {problem}" if mark else str(problem)
         _invalid(source, number, mark.line + 1 if mark else 0, why, problem.remedy)
@@ -240,17 +190,17 @@ class _Constructor:
         """Return the value of a node."""
         self._made += 1
         if self._made > MAX_NODES:
-            raise _RefusedError(
-                f"{_TOO_MANY_NODES} when its aliases are written out", node.start_mark
+            raise RefusedError(
+                f"{TOO_MANY_NODES} when its aliases are written out", node.start_mark
             )
         kind = node.__class__
         if kind is yaml.ScalarNode:
             return node.value if node.tag == "!" else _scalar(node)
         if id(node) in self._open:
-            raise _RefusedError("an anchor contains an alias of itself", node.start_mark)
+            raise RefusedError("an anchor contains an alias of itself", node.start_mark)
         self._open.add(id(node))
         if len(self._open) > MAX_DEPTH:
-            raise _RefusedError(f"more than {MAX_DEPTH} levels deep", node.start_mark)
+            raise RefusedError(f"more than {MAX_DEPTH} levels deep", node.start_mark)
         value: PlainValue
         if kind is yaml.SequenceNode:
             value = [self.value(item) for item in node.value]
@@ -271,17 +221,17 @@ class _Constructor:
             key = self._key(key_node)
             if key in value:
                 if key not in merged:
-                    raise _RefusedError(f"duplicate key {quoted(key)}", key_node.start_mark)
+                    raise RefusedError(f"duplicate key {quoted(key)}", key_node.start_mark)
                 merged.discard(key)
             value[key] = self.value(value_node)
         return value
 
     def _key(self, node: YamlNode) -> str:
         if node.__class__ is not yaml.ScalarNode:
-            raise _RefusedError("a map or list is the key of a map", node.start_mark)
+            raise RefusedError("a map or list is the key of a map", node.start_mark)
         key = scalar_key(node)
         if key is None:
-            raise _RefusedError("null is the key of a map", node.start_mark, 'write "null" or "~"')
+            raise RefusedError("null is the key of a map", node.start_mark, 'write "null" or "~"')
         return key
 
     def _merged(self, node: YamlNode) -> dict[str, PlainValue]:
@@ -291,7 +241,7 @@ class _Constructor:
         merged: dict[str, PlainValue] = {}
         for one in reversed(maps):
             if one.__class__ is not yaml.MappingNode:
-                raise _RefusedError("<< takes a map or a list of maps", one.start_mark)
+                raise RefusedError("<< takes a map or a list of maps", one.start_mark)
             merged |= self.value(one)
         return merged
 
@@ -317,7 +267,7 @@ def _scalar(node: YamlNode) -> scalars.Scalar:
         try:
             return scalars.json_number(value)
         except ValueError as problem:
-            raise _RefusedError(str(problem), node.start_mark, "quote it") from None
+            raise RefusedError(str(problem), node.start_mark, "quote it") from None
     return value
 
 
@@ -333,9 +283,7 @@ def _raw_scalar(node: YamlNode) -> scalars.Scalar:
         return str(text)
     value = scalars.resolve(text)
     if not check(value):
-        raise _RefusedError(
-            f"{quoted(text)} is not of the type that its tag names", node.start_mark
-        )
+        raise RefusedError(f"{quoted(text)} is not of the type that its tag names", node.start_mark)
     return value
 
 
@@ -357,14 +305,14 @@ def _from_base64(node: YamlNode) -> str:
     try:
         return binascii.a2b_base64(node.value).decode(errors="replace")
     except binascii.Error:
-        raise _RefusedError("!!binary holds no base64", node.start_mark) from None
+        raise RefusedError("!!binary holds no base64", node.start_mark) from None
 
 
 def _json_documents(text: str, source: str) -> list[Document] | None:
     """Return the documents of a file of JSON objects, None if it is not JSON throughout."""
     if sum(map(text.count, ",[{")) > MAX_NODES_OF_FILE:
-        where, why = Where(file=source), _TOO_MANY_NODES_IN_FILE
-        raise InjectionError([error("invalid JSON", where, why=why, remedy=_SPLIT)])
+        where, why = Where(file=source), TOO_MANY_NODES_IN_FILE
+        raise InjectionError([error("invalid JSON", where, why=why, remedy=SPLIT)])
     decoder = json.JSONDecoder(
         object_pairs_hook=_unique, parse_int=_json_integer, parse_constant=_no_constant
     )
@@ -375,14 +323,14 @@ def _json_documents(text: str, source: str) -> list[Document] | None:
         where = Where(file=source, document=len(documents) + 1, line=line)
         try:
             value, end = decoder.raw_decode(text, start)
-        except _RefusedError as problem:
+        except RefusedError as problem:
             raise InjectionError([error("invalid JSON", where, why=str(problem))]) from None
         except RecursionError:
             value, end = None, start
         except ValueError:
             return None
         if len(documents) >= MAX_DOCUMENTS:
-            raise InjectionError([error("invalid JSON", where, why=_TOO_MANY_DOCUMENTS)])
+            raise InjectionError([error("invalid JSON", where, why=TOO_MANY_DOCUMENTS)])
         if end == start or _too_deep(value):
             why = f"more than {MAX_DEPTH} levels deep"
             raise InjectionError([error("invalid JSON", where, why=why)])
@@ -404,7 +352,7 @@ def _unique(pairs: list[tuple[str, PlainValue]]) -> dict[str, PlainValue]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _RefusedError(f"duplicate key {quoted(key)}")
+                raise RefusedError(f"duplicate key {quoted(key)}")
             seen.add(key)
     return value
 
@@ -413,7 +361,7 @@ def _json_integer(digits: str) -> int | float:
     if len(digits) > 20:
         number = float(digits)
         if math.isinf(number):
-            raise _RefusedError(f"the number {quoted(digits)} is too large")
+            raise RefusedError(f"the number {quoted(digits)} is too large")
         return number
     return scalars.whole(int(digits))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from _socket import AF_NETLINK, SOCK_RAW, socket
 from _struct import Struct
-from errno import EINTR
+from errno import E2BIG, EINTR
 
 from istio_init.lean import TYPE_CHECKING
 
@@ -28,26 +28,12 @@ _ERROR = 2
 _DONE = 3
 
 _HEADER = Struct("=IHHII")
-_ATTRIBUTE = Struct("=HH")
-_TYPE_MASK = 0x3FFF
 _NUMBER = Struct("=i")
 # The kernel fills no more than this with one answer of a dump.
 _ROOM = 1 << 17
 _TRIES = 100
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    """Return an attribute with its padding."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield kind and value of each attribute, without the flags in the kind."""
-    position = 0
-    while position < len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, position)
-        yield kind & _TYPE_MASK, data[position + _ATTRIBUTE.size : position + length]
-        position += (length + 3) & ~3
+# What a dump may hold: who owns a namespace can put any number of rules there.
+MOST = 1 << 25
 
 
 def dump(protocol: int, kind: int, payload: bytes) -> list[bytes]:
@@ -57,14 +43,19 @@ def dump(protocol: int, kind: int, payload: bytes) -> list[bytes]:
     again.
 
     Raises:
-        OSError: the kernel refused, or (EINTR) something changed during every try.
+        OSError: the kernel refused, or (EINTR) something changed during every try,
+            or (E2BIG) there are more than ``MOST`` bytes.
     """
     for _ in range(_TRIES):
         found: list[bytes] = []
         whole = True
+        size = 0
         for flags, body in _answers(protocol, kind, _REQUEST | _DUMP, payload):
             whole = whole and not flags & _DUMP_INTERRUPTED
             found.append(body)
+            size += len(body)
+            if size > MOST:
+                raise OSError(E2BIG, "more than this program reads")
         if whole:
             return found
     raise OSError(EINTR, "what is listed does not stand still")

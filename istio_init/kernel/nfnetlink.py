@@ -1,168 +1,217 @@
-"""What nf_tables holds, asked of the kernel directly: names of tables and chains, and its age.
+"""What nf_tables holds, asked of the kernel directly, and batches of changes to it.
 
-Nothing is executed, loaded or changed; this is how a backend is chosen before
-any is touched.
+Nothing is executed. Looking changes nothing and loads nothing; a batch is one
+transaction of the kernel: all of it, or nothing.
 
-Source: linux/netfilter/nf_tables.h.
+Source: linux/netfilter/nfnetlink.h, nfnetlink.c, nf_tables_api.c.
 """
 
 from __future__ import annotations
 
-from errno import EINTR, EPERM
+from _socket import AF_NETLINK, SOCK_RAW, socket
+from _struct import Struct
+from errno import E2BIG, EINTR, EMSGSIZE, ENOBUFS, EPERM, ERESTART
 
 from istio_init.errors import ApplyError
+from istio_init.formats.netlink import attribute, be32
+from istio_init.formats.nf_tables import messages as objects
 from istio_init.kernel import netlink
-from istio_init.lean import Record
+from istio_init.lean import TYPE_CHECKING
+from istio_init.rules.model import BUILTIN_CHAINS
+from istio_init.rules.names import NATIVE_TABLES
 
-_NFNL_SUBSYS_NFTABLES = 10
-_NFT_MSG_GETTABLE = 1
-_NFT_MSG_GETCHAIN = 4
-_NFT_MSG_GETRULE = 7
-_NFT_MSG_GETSET = 10
-_NFT_MSG_GETSETELEM = 13
-_NFT_MSG_GETGEN = 16
-_NFTA_TABLE = 1
-_NFTA_GEN_ID = 1
-_NFTA_CHAIN_NAME = 3
-_NFTA_CHAIN_USE = 6
-_NFTA_RULE_CHAIN = 2
-_NFTA_SET_NAME = 2
-_NFTA_SETELEM_TABLE = 1
-_NFTA_SETELEM_SET = 2
-# The families of struct nfgenmsg that rules of ours can stand in.
-_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
-_INET = 1
-# struct nfgenmsg: family, version, and a part of the generation.
-_GENERIC_SIZE = 4
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from istio_init.formats.nf_tables.messages import (
+        Contents,
+        KernelChain,
+        KernelRule,
+        KernelSet,
+        KernelTable,
+        Message,
+    )
+
+    T = TypeVar("T")
+    # Family (ip, ip6 or inet) and name of a table.
+    TablePlace = tuple[str, str]
+
+# The tables of iptables-nft, and our own.
+IPTABLES_PLACES: frozenset[TablePlace] = frozenset(
+    (family, name) for family in ("ip", "ip6") for name in BUILTIN_CHAINS
+)
+NATIVE_PLACES: frozenset[TablePlace] = frozenset(("inet", name) for name in NATIVE_TABLES.values())
+
+_SUBSYSTEM = 10
+_BATCH_BEGIN = 0x10
+_BATCH_END = 0x11
+_BATCH_GENERATION = 1
+_REQUEST = 0x1
+_ACK = 0x4
+_ERROR = 2
+_HEADER = Struct("=IHHII")
+# The error's number, and the header of the message that it is about.
+_ERROR_BODY = Struct("=iIHHI")
+_AF_UNSPEC = 0
+_GENERIC = Struct(">BBH")
+_MSG_DONTWAIT = 0x40
+# SO_SNDBUFFORCE takes rights over the whole machine, SO_SNDBUF has a limit.
+_SOL_SOCKET, _SO_SNDBUF, _SO_SNDBUFFORCE = 1, 7, 32
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+# What a socket takes without being told.
+_DEFAULT_BUFFER = 1 << 17
+_ROOM = 1 << 17
 
 
-class Place(Record):
-    """A chain of nf_tables; ``family`` is ip, ip6 or inet."""
+class RefusedError(Exception):
+    """The kernel refused a batch; nothing of it was done.
 
-    family: str
-    table: str
-    chain: str
-
-
-def tables() -> frozenset[tuple[str, str]] | None:
-    """Return family and name of every table, even of empty ones, or None without nf_tables.
-
-    Raises:
-        ApplyError: this process may not ask.
+    ``message`` is the first that it refused, None where it does not say.
     """
-    found = _places(_NFT_MSG_GETTABLE, _NFTA_TABLE)
-    return None if found is None else frozenset((one.family, one.table) for one in found)
+
+    def __init__(self, number: int, message: Message | None) -> None:
+        from os import strerror
+
+        super().__init__(strerror(number))
+        self.number = number
+        self.message = message
+
+
+class MovedError(Exception):
+    """Something in nf_tables changed since the generation that a batch was made for."""
 
 
 def generation() -> int | None:
     """Return a number that is another one after each change, or None without nf_tables."""
     try:
-        body = netlink.ask(netlink.NETFILTER, _message(_NFT_MSG_GETGEN), bytes(_GENERIC_SIZE))
-    except OSError:
+        body = netlink.ask(netlink.NETFILTER, _kind(objects.GET_GENERATION), objects.generic())
+        return objects.read_generation(body)
+    except (OSError, ValueError, KeyError):
         return None
-    for kind, value in netlink.attributes(body[_GENERIC_SIZE:]):
-        if kind == _NFTA_GEN_ID:
-            return int.from_bytes(value, "big")
-    return None
 
 
-def chains() -> tuple[Place, ...] | None:
+def tables() -> tuple[KernelTable, ...] | None:
+    """Return every table of the families we write, even an empty one, or None without nf_tables.
+
+    Raises:
+        ApplyError: this process may not ask.
+    """
+    bodies = _dump(objects.GET_TABLE)
+    return None if bodies is None else _read(bodies, objects.read_table)
+
+
+def chains() -> tuple[KernelChain, ...] | None:
     """Return every chain of the families we write, or None without nf_tables.
 
     Raises:
         ApplyError: this process may not ask.
     """
-    return _places(_NFT_MSG_GETCHAIN, _NFTA_CHAIN_NAME)
+    bodies = _dump(objects.GET_CHAIN)
+    return None if bodies is None else _read(bodies, objects.read_chain)
 
 
-def rules() -> tuple[Place, ...] | None:
-    """Return the chain of every rule, or None without nf_tables.
-
-    Raises:
-        ApplyError: this process may not ask.
-    """
-    return _places(_NFT_MSG_GETRULE, _NFTA_RULE_CHAIN)
-
-
-def uses() -> dict[Place, int]:
-    """Return how many rules stand in each chain or lead to it.
+def has_rules(place: TablePlace) -> bool:
+    """Whether a table has any rule.
 
     Raises:
         ApplyError: this process may not ask.
     """
-    found = {}
-    for body in _dump(_NFT_MSG_GETCHAIN) or ():
-        family = _FAMILIES.get(body[0])
-        if family:
-            given = dict(netlink.attributes(body[_GENERIC_SIZE:]))
-            place = Place(family, _unpacked(given[_NFTA_TABLE]), _unpacked(given[_NFTA_CHAIN_NAME]))
-            found[place] = int.from_bytes(given[_NFTA_CHAIN_USE], "big")
-    return found
+    return bool(_dump(objects.GET_RULE, objects.asked(*place)))
 
 
-def contents(names: frozenset[str]) -> tuple[bytes, ...]:
-    """Return all that the kernel tells about inet tables of these names.
+def contents(places: frozenset[TablePlace], now: int | None, *, sets: bool) -> Contents | None:
+    """Return what stands in tables, or None without nf_tables.
 
-    Two answers are equal only if nobody changed one of the tables in between:
-    what is written anew, even as it was, has another handle. A change of other
-    tables makes no difference.
+    Those that are not there are left out. Only with ``sets`` are sets and objects
+    of other kinds looked at. It is of one moment if ``generation`` was ``now``
+    before and is so afterwards.
 
     Raises:
         ApplyError: this process may not ask.
     """
-    found: list[bytes] = []
-    for message in (_NFT_MSG_GETTABLE, _NFT_MSG_GETCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_GETSET):
-        for body in _dump(message) or ():
-            named = _strings(body, last=_NFTA_SET_NAME)
-            if body[0] != _INET or named.get(_NFTA_TABLE) not in names:
-                continue
-            found.append(body[_GENERIC_SIZE:])
-            if message == _NFT_MSG_GETSET:
-                elements = netlink.attribute(_NFTA_SETELEM_TABLE, _packed(named[_NFTA_TABLE]))
-                elements += netlink.attribute(_NFTA_SETELEM_SET, _packed(named[_NFTA_SET_NAME]))
-                answers = _dump(_NFT_MSG_GETSETELEM, _INET, elements) or ()
-                found += (answer[_GENERIC_SIZE:] for answer in answers)
-    return tuple(found)
+    raw: list[bytes] = []
+    found = _in(places, objects.GET_TABLE, objects.read_table, raw)
+    if found is None:
+        return None
+    present = sorted({(one.family, one.name) for one in found})
+    if not present:
+        return objects.Contents(now, (), (), (), (), (), ())
+    chains = _in(places, objects.GET_CHAIN, objects.read_chain, raw) or ()
+    rules: list[KernelRule] = []
+    for place in present:
+        bodies = _dump(objects.GET_RULE, objects.asked(*place)) or []
+        rules += _read(bodies, objects.read_rule)
+        raw += bodies
+    with_elements: list[tuple[KernelSet, tuple[bytes, ...]]] = []
+    others: list[tuple[int, bytes]] = []
+    if sets:
+        for one in _in(places, objects.GET_SET, objects.read_set, raw) or ():
+            asked = objects.asked(one.family, one.table, one.name)
+            elements = tuple(_dump(objects.GET_ELEMENT, asked) or ())
+            with_elements.append((one, elements))
+            raw += elements
+        for get in (objects.GET_OBJECT, objects.GET_FLOWTABLE):
+            others += ((get - 1, body) for body in _of(places, get))
+        raw += (body for _, body in others)
+    return objects.Contents(
+        now, found, chains, tuple(rules), tuple(with_elements), tuple(others), tuple(raw)
+    )
 
 
-def _packed(name: str) -> bytes:
-    return name.encode() + b"\0"
-
-
-def _unpacked(value: bytes) -> str:
-    return value.partition(b"\0")[0].decode(errors="replace")
-
-
-def _message(kind: int) -> int:
-    return _NFNL_SUBSYS_NFTABLES << 8 | kind
-
-
-def _places(message: int, chain_attribute: int) -> tuple[Place, ...] | None:
-    bodies = _dump(message)
+def _in(
+    places: frozenset[TablePlace],
+    get: int,
+    read: Callable[[bytes], T],
+    raw: list[bytes],
+) -> tuple[T, ...] | None:
+    """Return the objects of one kind in some tables; ``raw`` takes what the kernel told."""
+    bodies = _dump(get)
     if bodies is None:
         return None
-    found = []
+    found: list[T] = []
     for body in bodies:
-        family = _FAMILIES.get(body[0])
-        if family:
-            names = _strings(body, last=chain_attribute)
-            found.append(Place(family, names[_NFTA_TABLE], names[chain_attribute]))
+        for one in _read([body], read):
+            name = one.name if get == objects.GET_TABLE else one.table  # type: ignore[attr-defined]
+            if (objects.family_of(body), name) in places:
+                found.append(one)
+                raw.append(body)
     return tuple(found)
 
 
-def _dump(message: int, family: int = 0, asked: bytes = b"") -> list[bytes] | None:
-    """Return struct nfgenmsg and attributes of each answer, or None without nf_tables."""
-    generic = bytes((family, 0, 0, 0))
+def _of(places: frozenset[TablePlace], get: int) -> list[bytes]:
+    """Return the messages about objects of one kind in some tables."""
+    return [
+        body
+        for body in _dump(get) or ()
+        for one in _read([body], objects.read_table)
+        if (one.family, one.name) in places
+    ]
+
+
+def _read(bodies: Sequence[bytes], read: Callable[[bytes], T]) -> tuple[T, ...]:
+    """Return what messages tell of, but for those of families that are not ours."""
     try:
-        return netlink.dump(netlink.NETFILTER, _message(message), generic + asked)
+        return tuple(read(body) for body in bodies if objects.family_of(body))
+    except (ValueError, KeyError) as error:
+        raise ApplyError(
+            "cannot read what the kernel tells of its rules",
+            where="nf_tables",
+            why=f"a message is not as any known kernel sends it: {error}",
+        ) from error
+
+
+def _kind(message: int) -> int:
+    return _SUBSYSTEM << 8 | message
+
+
+def _dump(message: int, asked: bytes = b"") -> list[bytes] | None:
+    """Return struct nfgenmsg and attributes of each answer, or None without nf_tables."""
+    try:
+        return netlink.dump(netlink.NETFILTER, _kind(message), asked or objects.generic())
     except OSError as error:
         if error.errno == EPERM:
-            raise ApplyError(
-                "may not look at the rules of this network namespace",
-                where="nf_tables",
-                why="the kernel says: operation not permitted",
-                remedy="run as root with NET_ADMIN and, for the legacy backend, NET_RAW",
-            ) from error
+            raise _denied("look at") from error
         if error.errno == EINTR:
             raise ApplyError(
                 "cannot list the rules of this network namespace",
@@ -170,18 +219,118 @@ def _dump(message: int, family: int = 0, asked: bytes = b"") -> list[bytes] | No
                 why="another program changes them without a pause",
                 remedy="stop that program, or let it pause",
             ) from error
-        # The kernel has no nfnetlink, or no nf_tables behind it.
+        if error.errno == E2BIG:
+            raise ApplyError(
+                "cannot list the rules of this network namespace",
+                where="nf_tables",
+                why=f"there are more than {netlink.MOST >> 20} MiB of them",
+                remedy="find out with nft list ruleset who makes that many",
+            ) from error
+        # The kernel has no nfnetlink, or no nf_tables behind it; or the table,
+        # or set, that was asked for is gone.
         return None
 
 
-def _strings(body: bytes, last: int) -> dict[int, str]:
-    """Return the attributes up to one as text; those that are none are not asked for.
+def _denied(verb: str) -> ApplyError:
+    return ApplyError(
+        f"may not {verb} the rules of this network namespace",
+        where="nf_tables",
+        why="the kernel says: operation not permitted",
+        remedy="run as root with NET_ADMIN and, for the legacy backend, NET_RAW",
+    )
 
-    Names come first, before what may be long.
+
+def commit(batch: Sequence[Message], made_for: int | None = None) -> None:
+    """Have the kernel take a batch, all of it or nothing.
+
+    With ``made_for`` only if nothing changed since that generation.
+
+    Raises:
+        RefusedError: the kernel refused it.
+        MovedError: it is another generation now.
+        ApplyError: this process may not change anything.
     """
-    found = {}
-    for kind, value in netlink.attributes(body[_GENERIC_SIZE:]):
-        found[kind] = _unpacked(value)
-        if kind == last:
-            break
-    return found
+    if not batch:
+        return
+    data = _packed(batch, made_for)
+    handle = socket(AF_NETLINK, SOCK_RAW, netlink.NETFILTER)
+    try:
+        # Of a message that is refused its header comes back, not all of it.
+        handle.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        if len(data) > _DEFAULT_BUFFER // 2:
+            _widen(handle, 2 * len(data))
+        try:
+            handle.send(data)
+        except OSError as error:
+            if error.errno == EPERM:
+                raise _denied("change") from error
+            raise RefusedError(error.errno or EMSGSIZE, None) from error
+        _settle(_answers(handle), batch)
+    finally:
+        handle.close()
+
+
+def _packed(batch: Sequence[Message], made_for: int | None) -> bytes:
+    generic = _GENERIC.pack(_AF_UNSPEC, 0, _SUBSYSTEM)
+    tied = b"" if made_for is None else attribute(_BATCH_GENERATION, be32(made_for))
+    begin = generic + tied
+    parts = [_HEADER.pack(_HEADER.size + len(begin), _BATCH_BEGIN, _REQUEST, 0, 0), begin]
+    last = len(batch)
+    for number, one in enumerate(batch, 1):
+        # Each part of a message is padded to 4 bytes, so all of it is.
+        flags = _REQUEST | one.flags | (number == last and _ACK)
+        size = _HEADER.size + len(one.body)
+        parts += (_HEADER.pack(size, _kind(one.kind), flags, number, 0), one.body)
+    end = _HEADER.pack(_HEADER.size + len(generic), _BATCH_END, _REQUEST, last + 1, 0)
+    return b"".join((*parts, end, generic))
+
+
+def _widen(handle: socket, size: int) -> None:
+    """Let a socket take messages of that size, as far as this process may."""
+    try:
+        handle.setsockopt(_SOL_SOCKET, _SO_SNDBUFFORCE, size)
+    except OSError:
+        handle.setsockopt(_SOL_SOCKET, _SO_SNDBUF, size)
+
+
+def _answers(handle: socket) -> dict[int, int] | None:
+    """Return the error number for each answered message, None where answers were lost.
+
+    The kernel works while a batch is sent: all answers are there when that returns.
+    """
+    found: dict[int, int] = {}
+    lost = False
+    while True:
+        try:
+            data = handle.recv(_ROOM, _MSG_DONTWAIT)
+        except BlockingIOError:
+            return None if lost and not any(found.values()) else found
+        except OSError as error:
+            if error.errno != ENOBUFS:
+                raise
+            lost = True
+            continue
+        position = 0
+        while position + _HEADER.size + _ERROR_BODY.size <= len(data):
+            length, kind, *_ = _HEADER.unpack_from(data, position)
+            if kind == _ERROR:
+                number, *_, answered = _ERROR_BODY.unpack_from(data, position + _HEADER.size)
+                found.setdefault(answered, -number)
+            position += max(_HEADER.size, (length + 3) & ~3)
+
+
+def _settle(answers: dict[int, int] | None, batch: Sequence[Message]) -> None:
+    """Return if a batch was taken."""
+    if answers is None:
+        raise RefusedError(ENOBUFS, None)
+    errors = {one: number for one, number in answers.items() if number}
+    if ERESTART in errors.values() or EINTR in errors.values():
+        raise MovedError
+    if EPERM in errors.values() and min(errors) == 0:
+        raise _denied("change")
+    if errors:
+        # Those behind the first may fail for the lack of what it would have made.
+        first = min(errors)
+        raise RefusedError(errors[first], batch[first - 1] if 0 < first <= len(batch) else None)
+    if len(batch) not in answers:
+        raise RefusedError(ENOBUFS, None)

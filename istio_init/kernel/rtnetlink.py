@@ -8,6 +8,7 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6
 from _struct import Struct
 
+from istio_init.formats.netlink import attribute, read_attributes
 from istio_init.kernel import netlink
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.ranges import FULL_MASK, IPV4, IPV6
@@ -104,7 +105,7 @@ def mark_rules(family: Family) -> list[MarkRule]:
     request = _RULE.pack(_SOCKET_FAMILY[family], 0, 0, 0, 0, 0, 0, 0, 0)
     for body in netlink.dump(netlink.ROUTE, _RTM_GETRULE, request):
         _, to_length, from_length, tos, table, _, _, action, flags = _RULE.unpack_from(body)
-        attributes = dict(netlink.attributes(body[_RULE.size :]))
+        attributes = dict(read_attributes(body[_RULE.size :]))
         mark = _number(attributes, _FRA_FWMARK)
         plain = not (to_length or from_length or tos or flags) and action == _FR_ACT_TO_TBL
         plain = plain and attributes.keys() <= _OF_PLAIN_RULES
@@ -125,7 +126,7 @@ def routes(family: Family) -> list[Route]:
     request = _ROUTE.pack(_SOCKET_FAMILY[family], 0, 0, 0, 0, 0, 0, 0, 0)
     for body in netlink.dump(netlink.ROUTE, _RTM_GETROUTE, request):
         _, to_length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
-        attributes = dict(netlink.attributes(body[_ROUTE.size :]))
+        attributes = dict(read_attributes(body[_ROUTE.size :]))
         local = to_length == 0 and kind == _RTN_LOCAL
         local = local and _number(attributes, _RTA_OIF) == _LOOPBACK_INDEX
         metric = _number(attributes, _RTA_PRIORITY) if _RTA_PRIORITY in attributes else None
@@ -155,11 +156,11 @@ def route_get(destination: Network, mark: int = 0, uid: int | None = None) -> Ro
     request = _ROUTE.pack(
         _SOCKET_FAMILY[destination.family], destination.prefix, 0, 0, 0, 0, 0, 0, 0
     )
-    request += netlink.attribute(_RTA_DST, destination.packed) + _attribute(_RTA_MARK, mark)
+    request += attribute(_RTA_DST, destination.packed) + _attribute(_RTA_MARK, mark)
     if uid is not None:
         request += _attribute(_RTA_UID, uid)
     body = netlink.ask(netlink.ROUTE, _RTM_GETROUTE, request)
-    attributes = dict(netlink.attributes(body[_ROUTE.size :]))
+    attributes = dict(read_attributes(body[_ROUTE.size :]))
     kind = _ROUTE.unpack_from(body)[7]
     return RouteLookup(
         _number(attributes, _RTA_OIF), attributes.get(_RTA_PREFSRC), kind == _RTN_LOCAL
@@ -206,9 +207,7 @@ def change_lo_address(verb: RouteVerb, address: Network) -> None:
     """
     family = _SOCKET_FAMILY[address.family]
     header = _ADDRESS.pack(family, address.prefix, 0, 0, _LOOPBACK_INDEX)
-    attributes = b"".join(
-        netlink.attribute(kind, address.packed) for kind in (_IFA_LOCAL, _IFA_ADDRESS)
-    )
+    attributes = b"".join(attribute(kind, address.packed) for kind in (_IFA_LOCAL, _IFA_ADDRESS))
     netlink.change(netlink.ROUTE, _RTM_ADDRESS[verb], _FLAGS[verb], header + attributes)
 
 
@@ -217,7 +216,7 @@ def _in_header(table: int) -> int:
 
 
 def _attribute(kind: int, number: int) -> bytes:
-    return netlink.attribute(kind, _WORD.pack(number))
+    return attribute(kind, _WORD.pack(number))
 
 
 def _number(attributes: dict[int, bytes], kind: int, default: int = 0) -> int:

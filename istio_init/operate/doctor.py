@@ -13,8 +13,7 @@ from istio_init.apply import detect
 from istio_init.apply.nftables import needs
 from istio_init.config.model import BACKENDS
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
-from istio_init.formats import nft_script as script
-from istio_init.kernel import host, lock, modules, process
+from istio_init.kernel import host, lock, modules
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import matches as m
 from istio_init.rules.diff import Change
@@ -294,15 +293,10 @@ def _lock() -> Iterator[Check]:
 
 
 def _tools(backend: str) -> Iterator[Check]:
-    """Yield whether the programs and libraries are there; only the backend's have to be."""
-    for kind in BACKENDS:
-        missing: CheckVerdict = "problem" if kind == backend else "note"
-        if kind == "legacy":
-            yield _library(missing)
-        elif kind == "nft":
-            yield _iptables_nft(missing)
-        else:
-            yield _nft(missing)
+    """Yield whether the libraries are there; only the backend's have to be."""
+    yield _library("problem" if backend == "legacy" else "note")
+    if backend != "legacy":
+        yield Check("tools", "ok", f"backend {backend} needs no program and no library")
 
 
 def _library(missing: CheckVerdict) -> Check:
@@ -316,41 +310,6 @@ def _library(missing: CheckVerdict) -> Check:
         remedy = "install python-iptables and iptables, or use --backend nft or nftables"
         return Check(name, missing, f"python-iptables does not work: {error}", remedy)
     return Check(name, "ok", f"python-iptables {libiptc.version()}")
-
-
-def _iptables_nft(missing: CheckVerdict) -> Check:
-    instead = "install iptables 1.8, or use --backend nftables or legacy"
-    versions: dict[str, None] = {}
-    failing = []
-    for program in _IPTABLES_NFT:
-        try:
-            done = process.execute([program, "--version"], where="doctor", instead=instead)
-        except IstioInitError:
-            failing.append(program)
-            continue
-        words = done.output.split()
-        if done.code or len(words) < 2:
-            failing.append(program)
-        else:
-            versions[words[1]] = None
-    if failing:
-        text = f"{', '.join(failing)}: not installed, or cannot be run"
-        return Check("tools", missing, text, instead)
-    return Check("tools", "ok", f"iptables-nft {', '.join(versions)}, for both families")
-
-
-def _nft(missing: CheckVerdict) -> Check:
-    instead = "install nftables 1.0 with JSON, or use --backend nft or legacy"
-    try:
-        done = process.execute(["nft", "-V"], where="doctor", instead=instead)
-    except IstioInitError:
-        return Check("tools", missing, "nft: not installed, or cannot be run", instead)
-    first = done.output.strip().partition("\n")[0]
-    if done.code or not first:
-        return Check("tools", missing, f"nft fails: {done.complaints.strip()}", instead)
-    if done.output.partition("json:")[2].split()[:1] != ["yes"]:
-        return Check("tools", missing, f"{first} was built without JSON", instead)
-    return Check("tools", "ok", first)
 
 
 def _features(plan: Plan, backend: str, kernel: Kernel) -> Iterator[Check]:
@@ -412,7 +371,7 @@ def _needed(plan: Plan, backend: str) -> Iterator[tuple[str, str]]:
     """Yield what a plan needs of the kernel, with the module that brings it."""
     if backend == "nftables":
         yield "nf_tables", "nf_tables"
-        yield from needs(script.render(plan))
+        yield from needs(plan)
         return
     if backend == "nft":
         yield "nf_tables", "nf_tables"

@@ -45,7 +45,7 @@ VERDICTS = ("ok", "drift", "none", "error")
 
 # What a worker imports where it stands; here once for all.
 _NEEDED = (
-    *("apply.legacy", "apply.iptables_nft", "apply.nftables", "formats.nft_json"),
+    *("apply.legacy", "apply.iptables_nft", "apply.nftables"),
     *("planner.layout_1_0", "planner.layout_1_30"),
 )
 # What one namespace may take: seconds of the clock and of a processor, and bytes. Two

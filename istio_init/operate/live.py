@@ -9,14 +9,14 @@ from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules.model import BUILTIN_CHAINS
-from istio_init.rules.names import NATIVE_TABLES, OWN_CHAINS
+from istio_init.rules.names import NATIVE_TABLES
 from istio_init.rules.ranges import IPV4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.apply.backend import Applier
-    from istio_init.config.model import BackendChoice
+    from istio_init.config.model import Backend, BackendChoice
     from istio_init.rules.model import Ruleset
     from istio_init.rules.ranges import Family
 
@@ -49,10 +49,10 @@ def read(family: Family) -> LiveRules:
             except UnsupportedError as error:
                 notes.append(f"not looked at: {error}")
                 continue
-            if ruleset.tables:
-                present.append(Rules(ruleset, kind))
-            if kind == NATIVE:
-                notes += _strange(ruleset)
+            notes += _strange(ruleset, kind)
+            awake = [one for one in ruleset.tables if not any(odd.idle for odd in one.oddities)]
+            if awake:
+                present.append(Rules(ruleset.replace(tables=tuple(awake)), kind))
         elif kind in evidence.unseen:
             notes.append(f"not looked at: reading the tables of backend {kind} would create them")
     if sum(rules.ruleset.table("nat") is not None for rules in present) > 1:
@@ -60,12 +60,17 @@ def read(family: Family) -> LiveRules:
     return LiveRules(tuple(present), (*notes, *_of_others(family)))
 
 
-def _strange(ruleset: Ruleset) -> Iterator[str]:
-    """Yield a sentence for each thing in our own tables that cannot be followed."""
+def _strange(ruleset: Ruleset, kind: Backend) -> Iterator[str]:
+    """Yield a sentence for each thing in tables that cannot be followed."""
     for table in ruleset.tables:
-        for chain in table.chains:
-            if chain.name not in OWN_CHAINS and chain.name not in BUILTIN_CHAINS[table.name]:
-                yield f"not understood: {chain.name} in the table inet {NATIVE_TABLES[table.name]}"
+        name = f"inet {NATIVE_TABLES[table.name]}"
+        if kind != NATIVE:
+            name = f"{_NFT_FAMILY[ruleset.family]} {table.name}"
+        for odd in table.oddities:
+            if odd.idle:
+                yield f"without effect: the table {name}: {odd.name}: {odd.consequence}"
+            else:
+                yield f"not understood: {odd.name} in the table {name}"
 
 
 def _of_others(family: Family) -> Iterator[str]:
@@ -73,6 +78,6 @@ def _of_others(family: Family) -> Iterator[str]:
     read_by_us = {("inet", name) for name in NATIVE_TABLES.values()}
     read_by_us |= {(_NFT_FAMILY[family], name) for name in BUILTIN_CHAINS}
     other = "ip6" if family == IPV4 else "ip"
-    for where, name in sorted(nfnetlink.tables() or ()):
+    for where, name in sorted((one.family, one.name) for one in nfnetlink.tables() or ()):
         if (where, name) not in read_by_us and where != other:
             yield f"not looked at: the table {where} {name} of nft"

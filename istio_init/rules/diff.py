@@ -36,13 +36,15 @@ def changes(live: Ruleset, wanted: Ruleset) -> tuple[TableChanges, ...]:
     """Return the steps for each table that differs, in table order.
 
     ``wanted`` has the same tables as ``live``. Chains come before the rules that
-    jump to them and go after those have gone. Policies are left alone.
+    jump to them and go after those have gone. Policies are left alone. A table
+    that differs in its oddities alone has no steps: what they are for is the
+    backend's affair.
     """
     changed = []
     for before in live.tables:
         after = wanted.table(before.name) or before
         steps = _table(before, after)
-        if steps:
+        if steps or before.oddities != after.oddities:
             changed.append(TableChanges(live.family, before.name, steps, after))
     return tuple(changed)
 

@@ -175,11 +175,24 @@ class Chain(Record):
     rules: tuple[Rule | ForeignRule, ...] = ()
 
 
+class Oddity(Record):
+    """Something about a live table, beside its rules, that no run of this program makes so.
+
+    ``consequence`` says what comes of it; with ``idle`` it is that no rule of the
+    table, or none of a built-in chain of it, has any effect.
+    """
+
+    name: str
+    consequence: str
+    idle: bool = False
+
+
 class Table(Record):
     """A table: its built-in chains in kernel order, then the others by name."""
 
     name: str
     chains: tuple[Chain, ...]
+    oddities: tuple[Oddity, ...] = ()
 
     def chain(self, name: str) -> Chain | None:
         """Return the chain called ``name``, or None."""
@@ -189,7 +202,7 @@ class Table(Record):
         return None
 
 
-def make_table(name: str, chains: dict[str, Chain]) -> Table:
+def make_table(name: str, chains: dict[str, Chain], oddities: tuple[Oddity, ...] = ()) -> Table:
     """Return the table with its chains in the kernel's order.
 
     Built-in chains that ``chains`` lacks are empty and accept.
@@ -197,7 +210,7 @@ def make_table(name: str, chains: dict[str, Chain]) -> Table:
     builtin = BUILTIN_CHAINS[name]
     shared = [chains.get(chain, Chain(chain, "ACCEPT")) for chain in builtin]
     own = [chains[chain] for chain in sorted(chains) if chain not in builtin]
-    return Table(name, (*shared, *own))
+    return Table(name, (*shared, *own), oddities)
 
 
 class Ruleset(Record):

@@ -196,7 +196,7 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipE
                 led_away = old_chain is not None and _unowned_rules(old_chain) == chain.rules
                 chains[chain.name] = old_chain if old_chain and led_away else chain
         chains |= {chain.name: chain for chain in old.chains if chain.name in old_own}
-        tables.append(make_table(table.name, chains))
+        tables.append(make_table(table.name, chains, table.oddities))
     return live.replace(tables=tuple(tables))
 
 
@@ -363,6 +363,13 @@ def _is_tproxy_shape(chain: str, rule: Rule, marks: frozenset[int]) -> bool:
     match chain, rule.matches, rule.target:
         case "PREROUTING", (m.Proto("tcp", False), m.Mark(value, mask, False)), t.SaveMark():
             return value in marks and mask == FULL_MASK
+        case (
+            "PREROUTING",
+            # As it stands while rules move from one backend to another.
+            (m.InInterface("lo", False), m.Proto("tcp", False), m.Mark(value, mask, False)),
+            t.SaveMark(),
+        ):
+            return value in marks and mask == FULL_MASK
         case "OUTPUT", (to, m.Proto("tcp", False), m.Mark(value, mask, False)), t.Return():
             return to == _TO_LOCAL and value in marks and mask == FULL_MASK
         case "OUTPUT", (m.Proto("tcp", False), m.ConnMark(value, mask, False)), t.RestoreMark():
@@ -473,7 +480,7 @@ def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -
     for chain in plan.chains if plan else ():
         if chain.name in own:
             chains[chain.name] = chain
-    return make_table(table.name, chains)
+    return make_table(table.name, chains, table.oddities)
 
 
 def _shared(

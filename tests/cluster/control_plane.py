@@ -64,7 +64,7 @@ class ControlPlane:
             *(f"--listen-client-urls={ETCD}", f"--advertise-client-urls={ETCD}"),
         )
         apiserver = self._programs.start("kube-apiserver", *self._apiserver_flags())
-        etcd.wait_until("etcd answers", lambda: _answer(f"{ETCD}/health"))
+        etcd.wait_until("etcd answers", lambda: answer(f"{ETCD}/health"))
         apiserver.wait_until("kube-apiserver is ready", lambda: self.get("/readyz"))
         local = ("--bind-address=127.0.0.1", "--leader-elect=false")
         self._programs.start(
@@ -85,7 +85,7 @@ class ControlPlane:
 
     def get(self, path: str) -> bytes:
         """Return what the API server has at a path, or nothing where it does not answer."""
-        return _answer(f"{API}{path}", self._tokens["admin"])
+        return answer(f"{API}{path}", self._tokens["admin"])
 
     def _write_users(self) -> None:
         with (self._folder / "tokens.csv").open("w", encoding="ascii", newline="") as file:
@@ -123,7 +123,8 @@ class ControlPlane:
         )
 
 
-def _answer(url: str, token: str = "") -> bytes:
+def answer(url: str, token: str = "") -> bytes:
+    """Return what is answered to a request, or nothing if that is no success."""
     # It is the cluster's own, on this machine; its certificate is a minute old.
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
 
 from tests.cluster.kubectl import kubectl, namespace, pods, run
 from tests.cluster.process import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MANIFESTS = Path(__file__).parents[2] / "container/kubernetes/injector"
 NAMESPACE = "istio-init"
@@ -39,13 +47,28 @@ class Injector:
 
     def injects(self, where: str) -> bool:
         """Say whether a pod of a namespace would be injected now."""
-        done = run("create", "--dry-run=server", "-n", where, "-o", "name", "-f", "-", given=PROBE)
         shown = run(
             *("create", "--dry-run=server", "-n", where, "-f", "-"),
             *("-o", "jsonpath={.spec.initContainers[*].name}"),
             given=PROBE,
         )
-        return done.returncode == 0 and "istio-init" in shown.stdout
+        return "istio-init" in shown.stdout
+
+    def is_called(self) -> bool:
+        """Say whether a replica is there for the API server to call."""
+        slices = json.loads(
+            kubectl(
+                *("get", "endpointslices", "-n", NAMESPACE, "-o", "json"),
+                *("-l", f"kubernetes.io/service-name={NAME}"),
+            )
+        )
+        return any(one.get("endpoints") for one in slices["items"])
+
+    def configuration(self) -> dict[str, str]:
+        """Return the configuration as the manifests have it."""
+        text = (MANIFESTS / "configuration.yaml").read_text(encoding="utf-8")
+        data: dict[str, str] = yaml.safe_load(text)["data"]
+        return data
 
     def replicas(self) -> list[str]:
         """Return the names of the pods that are to serve."""
@@ -60,4 +83,13 @@ class Injector:
     def show_logs(self) -> None:
         """Print what the replicas say, for whoever reads a failure."""
         for name in self.replicas():
-            sys.stderr.write(run("logs", "-n", NAMESPACE, name).stdout)
+            for which in ("--previous", "--previous=false"):
+                sys.stderr.write(run("logs", "-n", NAMESPACE, name, which).stdout)
+
+
+@contextmanager
+def restored_registrations() -> Iterator[None]:
+    """Leave the API server to a test's own webhook; afterwards register the installed one."""
+    yield
+    if run("get", "deployment", "-n", NAMESPACE, NAME).returncode == 0:
+        Injector().install()

@@ -57,7 +57,7 @@ def pods(namespace: str, *arguments: str) -> list[Object]:
 def namespace(**labels: str) -> Iterator[str]:
     """Give a namespace for the length of a ``with`` block; ``istio_injection`` has a hyphen."""
     name = f"test-{next(_numbers)}"
-    own = {key.replace("__", "/").replace("_", "-"): value for key, value in labels.items()}
+    own = {key.replace("_", "-"): value for key, value in labels.items()}
     make_namespace(name, own)
     try:
         yield name
@@ -97,6 +97,12 @@ def processes(container: str) -> int:
         if name == identifier:
             return int(process)
     raise AssertionError(f"{container} does not run:\n{listed}")
+
+
+def container_process(pod: Object, name: str) -> int:
+    """Return a process of a container of a pod."""
+    statuses = pod["status"]["containerStatuses"]
+    return processes(next(one["containerID"] for one in statuses if one["name"] == name))
 
 
 def in_network_of(pod: Object, *command: str) -> str:

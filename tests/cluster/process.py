@@ -48,7 +48,7 @@ def succeeds(*command: str | Path) -> bool:
     return done.returncode == 0
 
 
-def wait_until(what: str, result: Callable[[], T], seconds: float = 60) -> T:
+def wait_until(what: str, result: Callable[[], T | None], seconds: float = 60) -> T:
     """Call ``result`` until it returns something true, and return that.
 
     Raises:

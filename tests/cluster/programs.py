@@ -19,6 +19,8 @@ NAMES = (
     *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"),
     *("kubelet", "kubectl"),
 )
+# Where istio-init is, for a person to try.
+VENV = Path(__file__).parents[2] / ".venv"
 # In seconds, for a program to do its work for the first time.
 PATIENCE = 120
 LAST_LINES = 10
@@ -58,8 +60,7 @@ class Programs:
         (folder / "bin").mkdir(parents=True)
         for name in NAMES:
             (folder / "bin" / name).symlink_to(kube)
-        own = Path(sys.executable).parent
-        os.environ["PATH"] = f"{folder}/bin:{own}:{os.environ['PATH']}"
+        os.environ["PATH"] = f"{folder}/bin:{VENV}/bin:{os.environ['PATH']}"
 
     def start(self, name: str, *arguments: str) -> Program:
         """Start a program in the background."""

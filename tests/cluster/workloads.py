@@ -65,9 +65,6 @@ def workload(kind: str, name: str = "web", template: Object | None = None) -> Ob
         "DaemonSet": ("apps/v1", selected),
         "ReplicationController": ("v1", {"selector": labels, "template": pods}),
         "Job": ("batch/v1", {"template": pods, "backoffLimit": 0}),
-        "CronJob": (
-            "batch/v1",
-            {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": pods}}},
-        ),
+        "CronJob": ("batch/v1", {"schedule": "* * * * *", "jobTemplate": job}),
     }[kind]
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec}

@@ -17,7 +17,6 @@ from istio_init.inject.request import PodRequest, Workload, environment_of_path
 from istio_init.inject.settings import SettingsFile, load_settings
 from tests.injection.compare import comparable
 from tests.injection.folder import conformance
-from tests.unit.calls import call
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,34 +115,6 @@ def test_a_manifest_is_injected_as_istio_does(folder: Path, case: dict[str, Any]
     assert comparable([one for one in documents if one]) == comparable(wanted)
     for warning in case.get("warnings", ()):
         assert_mentions("\n".join(warnings), warning)
-
-
-@pytest.mark.parametrize(("folder", "case"), cases("inject"))
-def test_the_command_line_injects_as_istio_does(
-    folder: Path, case: dict[str, Any], tmp_path: Path
-) -> None:
-    output = tmp_path / "out.yaml"
-    flags = {
-        "--inject-config": case["inject_config"],
-        "--values": case.get("values"),
-        "--mesh-config": case.get("mesh_config"),
-    }
-    words = [word for flag, name in flags.items() if name for word in (flag, str(folder / name))]
-    if case.get("revision"):
-        words += ["--revision", case["revision"]]
-    words += ["-f", str(folder / case["input"]), "-o", str(output)]
-    done = call("inject", *words, env=case["env"])
-    if "error" in case:
-        assert done.code == 2
-        assert not output.exists()
-        assert_mentions(done.err, case["error"])
-        return
-    assert done.code == 0, done.err
-    result = [one.value for one in yaml.load_documents(output.read_bytes()) if one.value]
-    expected = yaml.load_documents(read(folder, case["expected"]))
-    assert comparable(result) == comparable([one.value for one in expected if one.value])
-    for warning in case.get("warnings", ()):
-        assert_mentions(done.err, warning)
 
 
 # The data of these two is that a second injection adds to the first: of kube-inject 1.0 by

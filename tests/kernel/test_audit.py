@@ -267,7 +267,11 @@ NATIVE = (
     ),
     (
         "add table inet istio-proxy-nat { flags dormant; }",
-        ("extra", "flags", "a table that is dormant sees no packet: everything bypasses the proxy"),
+        (
+            "extra",
+            "flags dormant",
+            "a table that is dormant sees no packet: everything bypasses the proxy",
+        ),
     ),
     (
         "insert rule inet istio-proxy-nat istio-output meta nfproto ipv4 ct mark 7 log return",

@@ -337,5 +337,5 @@ def test_one_pod_and_all_exclude_each_other() -> None:
 
     assert done.returncode == 2
     assert "2 bad values, nothing was changed" in done.stderr
-    assert "--network-namespace: '1': expected no single namespace beside --all" in done.stderr
+    assert "--network-namespace: '1': names one namespace; --all means every pod" in done.stderr
     assert "-p --envoy-port: '0': expected a number 1-65535" in done.stderr

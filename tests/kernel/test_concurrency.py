@@ -259,7 +259,14 @@ def test_iptables_finds_the_lock_taken() -> None:
         codes: list[int] = []
 
         def ask() -> None:
-            done = subprocess.run(rule, capture_output=True, check=False, timeout=60)
+            # The run holds signals back; iptables ends its own wait by one.
+            done = subprocess.run(
+                rule,
+                capture_output=True,
+                check=False,
+                timeout=60,
+                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, ()) and None,
+            )
             codes.append(done.returncode)
 
         Steps().arm(1, "before", ask, "table")

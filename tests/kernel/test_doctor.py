@@ -167,23 +167,16 @@ def test_a_read_only_root_will_do() -> None:
     assert problems(found) == []
 
 
-def test_programs_that_are_missing_matter_to_their_backend_alone() -> None:
-    hide = "for one in nft iptables-nft-restore; do mount --bind /dev/null /usr/sbin/$one; done"
+def test_no_program_is_needed() -> None:
+    programs = "nft iptables-nft-restore ip6tables-nft-restore iptables-nft-save"
+    hide = f"for one in {programs}; do mount --bind /dev/null /usr/sbin/$one; done"
     with Namespace() as pod:
-        for_nftables = changed(pod, hide, *NEW, "--backend", "nftables")
-        for_nft = changed(pod, hide, *NEW, "--backend", "nft")
-        for_legacy = changed(pod, hide, *NEW, "--backend", "legacy")
+        found = {one: changed(pod, hide, *NEW, "--backend", one) for one in BACKENDS}
 
-    absent = "not installed, or cannot be run"
-    lacks_nft = ("tools", f"nft: {absent}")
-    # All four are one program by different names.
-    names = [f"ip{six}tables-nft-{verb}" for six in ("", "6") for verb in ("save", "restore")]
-    lacks_restore = ("tools", f"{', '.join(names)}: {absent}")
-    assert problems(for_nftables) == [lacks_nft]
-    assert lacks_restore in notes(for_nftables)
-    assert problems(for_nft) == [lacks_restore]
-    assert problems(for_legacy) == []
-    assert {lacks_nft, lacks_restore} <= set(notes(for_legacy))
+    for backend, some in found.items():
+        assert problems(some) == []
+        said = ("tools", f"backend {backend} needs no program and no library")
+        assert (said in [(one["name"], one["text"]) for one in some]) == (backend != "legacy")
 
 
 @pytest.mark.parametrize(
@@ -221,16 +214,16 @@ def test_what_the_kernel_lacks_is_named_with_its_module(
         assert problems(found) == [("policy routing", "this kernel has no ipv4 rules by mark")]
 
 
-def test_what_a_backend_cannot_express_is_a_problem_there_alone() -> None:
-    odd = (*NEW, "-c", "a\\+")
+def test_what_nft_has_no_words_for_is_written_all_the_same() -> None:
+    odd = (*NEW, "-c", "a\\+", "--backend", "nftables")
     with Namespace() as pod:
-        native = doctor(pod, *odd, "--backend", "nftables", code=1)
-        other = doctor(pod, *odd, "--backend", "nft")
+        assert problems(doctor(pod, *odd)) == []
+        pod.init(*odd)
+        assert pod.init("audit", *odd, check=False).returncode == 0
+        script = pod.init(*odd[:-2], "--dry-run", "--format", "nft", check=False)
 
-    said = "nft cannot express the interface 'a\\\\+'"
-    assert problems(native) == [("plan", said)]
-    assert problems(other) == []
-    assert ("plan", f"nftables could not do it: {said}") in notes(other)
+    assert script.returncode == 1
+    assert "nft cannot express the interface" in script.stderr
 
 
 def test_what_nothing_tells_is_said_to_be_unknown() -> None:

@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from istio_init.apply import stages
+from istio_init.formats.nf_tables import messages
+from istio_init.kernel import nfnetlink
 from tests.inside import Process, init, inside, run_program
 from tests.namespace import BACKENDS, Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from istio_init.formats.nf_tables.messages import Message
 
 PROXY_UID, APP_UID = 1337, 1000
 POD = ("192.0.2.1", "2001:db8::1")
@@ -39,14 +44,23 @@ SECONDS = 5.0
 PAUSE = 0.0003
 _IPV6_TRANSPARENT = 75
 
-BASE = ("istio-iptables", "-i", "*", "-b", "*", "--ipv6", "-u", "1337")
+NEW = ("istio-iptables", "-b", "*", "--ipv6", "-u", "1337")
+BASE = (*NEW, "-i", "*")
+TPROXY = ("-m", "TPROXY")
 # Each captures what the loops do; together they change every chain and, with the
-# mode, the table in which inbound connections are captured.
+# mode, the table in which inbound connections are captured. Ranges and ports are
+# several, so that nf_tables looks them up in sets.
+SOME = "192.0.2.0/24,203.0.113.0/25,2001:db8::/64,fd00:1::/32"
+OTHERS = "192.0.2.0/25,198.51.100.0/24,100.64.0.0/10,2001:db8::/60,fd00:2::/32"
 CALLS = (
-    BASE,
-    (*BASE, "-m", "TPROXY", "-d", "9999"),
-    (*BASE, "-o", "7777", "-x", "203.0.113.0/24", "-d", "9999,9998"),
+    (*NEW, "-i", SOME, "-d", "9999,9990"),
+    (*BASE, *TPROXY, "-d", "9999"),
+    (*NEW, "-i", OTHERS, "-o", "7777,7779", "-x", "203.0.113.128/25,198.18.0.0/15"),
 )
+NEW_IPV4 = ("istio-iptables", "-b", "*", "--no-ipv6", "-u", "1337", "-i", "*")
+OLD = ("-p", "15001", "-u", "1337", "-i", "*", "-b", "*")
+LEAST = 100_000
+TURNS = 150
 
 
 class Tally:
@@ -134,8 +148,10 @@ def _ask(address: str, wanted: bytes) -> str:
 class Traffic:
     """A pod under load: its namespace, and the counters of both loops."""
 
-    def __init__(self) -> None:
+    def __init__(self, inbound: bytes = INBOUND, addresses: int = 2) -> None:
         self.tallies = (Tally(), Tally())
+        # The old layout leads all to one port, and knows IPv4 alone.
+        self._inbound, self._addresses = inbound, addresses
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -160,11 +176,12 @@ class Traffic:
     def start(self) -> None:
         """Start everybody who answers, then the loops."""
         pod, outside, (outwards, inwards) = self.pod, self._outside, self.tallies
-        self._begin(pod, answer({15001: OUTBOUND, 15006: INBOUND}, uid=PROXY_UID))
+        self._begin(pod, answer({15001: OUTBOUND, 15006: self._inbound}, uid=PROXY_UID))
         self._begin(pod, answer({PORT: BESIDE_IN}))
         self._begin(outside, answer({PORT: BESIDE_OUT}))
-        self._begin(pod, connect_for_ever(OUTSIDE, OUTBOUND, outwards), uid=APP_UID)
-        self._begin(outside, connect_for_ever(POD, INBOUND, inwards))
+        there, here = OUTSIDE[: self._addresses], POD[: self._addresses]
+        self._begin(pod, connect_for_ever(there, OUTBOUND, outwards), uid=APP_UID)
+        self._begin(outside, connect_for_ever(here, self._inbound, inwards))
 
     def _begin(
         self, pod: Namespace, action: Callable[[Callable[[], None]], None], uid: int = 0
@@ -175,6 +192,11 @@ class Traffic:
     def spoiled(self) -> int:
         """How many connections did not end at the proxy."""
         return sum(tally.spoiled for tally in self.tallies)
+
+    @property
+    def done(self) -> int:
+        """How many connections ended where they should."""
+        return sum(tally.done for tally in self.tallies)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -191,19 +213,29 @@ class Traffic:
             time.sleep(0.0005)
 
 
-def cycle(traffic: Traffic, turns: Sequence[Sequence[tuple[str, ...]]], times: int) -> int:
+def cycle(
+    traffic: Traffic,
+    turns: Sequence[Sequence[tuple[str, ...]]],
+    times: int,
+    *,
+    least: int = 0,
+    more: int = 1,
+) -> int:
     """Take turns until a connection is spoiled, or ``times``; return how many were taken.
 
-    The calls of a turn follow each other at once.
+    The calls of a turn follow each other at once. ``least`` connections are spread
+    over all turns, ``more`` are made in each direction after each.
     """
+    before = traffic.done
     for taken in range(times):
         if traffic.spoiled:
             return taken
         for call in turns[taken % len(turns)]:
             done = run_program(*call)
             assert done.code == 0, done
-        # Every turn has connections of its own, in both directions.
-        traffic.wait_for_more(1)
+        traffic.wait_for_more(more)
+        while traffic.done - before < least * (taken + 1) // times and not traffic.spoiled:
+            time.sleep(0.001)
     return times
 
 
@@ -212,30 +244,63 @@ def for_backend(backend: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_reapplied_200_times_without_an_escape(backend: str) -> None:
+def test_reapplied_150_times_without_an_escape(backend: str) -> None:
     calls = for_backend(backend)
     with Traffic() as traffic:
         init(traffic.pod, *calls[-1])
         traffic.start()
-        taken = inside(traffic.pod, lambda: cycle(traffic, [[call] for call in calls], 200))
+        turns = [[call] for call in calls]
+        taken = inside(traffic.pod, lambda: cycle(traffic, turns, TURNS, least=LEAST))
         # And as a container would: the program itself, from its start.
         for call in calls:
             traffic.pod.init(*call)
             traffic.wait_for_more(1)
+        counts, made = traffic.counts, traffic.done
+
+    assert counts == (0, 0), counts
+    assert taken == TURNS
+    assert made >= LEAST
+
+
+# Rules that stand when a run begins, and those that it is to put in their place.
+MODES = {
+    "from one mode to the other": (OLD, (*OLD, *TPROXY)),
+    "from one layout to the other": (OLD, NEW_IPV4),
+    "and with TPROXY": ((*OLD, *TPROXY), (*NEW_IPV4, *TPROXY)),
+    "and from TPROXY to REDIRECT": ((*OLD, *TPROXY), NEW_IPV4),
+}
+
+
+@pytest.mark.parametrize("modes", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_old_layout_changes_without_an_escape(backend: str, modes: str) -> None:
+    calls = [(*call, "--backend", backend) for call in MODES[modes]]
+    with Traffic(OUTBOUND, addresses=1) as traffic:
+        init(traffic.pod, *calls[-1])
+        traffic.start()
+        turns = [[call] for call in calls]
+        taken = inside(traffic.pod, lambda: cycle(traffic, turns, 30, more=50))
         counts = traffic.counts
 
     assert counts == (0, 0), counts
-    assert taken == 200
+    assert taken == 30
 
 
+MOVES = {"redirect": (BASE, INBOUND, 2), "tproxy": ((*BASE, *TPROXY), INBOUND, 2)}
+MOVES |= {"old redirect": (OLD, OUTBOUND, 1), "old tproxy": ((*OLD, *TPROXY), OUTBOUND, 1)}
+
+
+@pytest.mark.parametrize("mode", MOVES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_moved_between_backends_without_an_escape(backend: str) -> None:
+def test_moved_between_backends_without_an_escape(backend: str, mode: str) -> None:
+    base, inbound, addresses = MOVES[mode]
     others = [other for other in BACKENDS if other != backend]
-    calls = [(*BASE, "--backend", one) for other in others for one in (other, backend)]
-    with Traffic() as traffic:
+    calls = [(*base, "--backend", one) for other in others for one in (other, backend)]
+    with Traffic(inbound, addresses) as traffic:
         init(traffic.pod, *calls[-1])
         traffic.start()
-        taken = inside(traffic.pod, lambda: cycle(traffic, [[call] for call in calls], 20))
+        turns = [[call] for call in calls]
+        taken = inside(traffic.pod, lambda: cycle(traffic, turns, 20, more=50))
         counts = traffic.counts
 
     assert counts == (0, 0), counts
@@ -252,3 +317,41 @@ def test_deleting_first_is_seen_as_a_gap(backend: str) -> None:
         counts = traffic.counts
 
     assert counts != (0, 0), f"deleted and built again {taken} times, and nobody noticed"
+
+
+def test_sets_made_with_the_rules_that_use_them_are_seen_as_a_gap() -> None:
+    calls = for_backend("nftables")[::2]
+    with Traffic() as traffic:
+        init(traffic.pod, *calls[-1])
+        traffic.start()
+        taken = inside(traffic.pod, lambda: _all_in_one_transaction(traffic, calls))
+        counts = traffic.counts
+
+    assert counts != (0, 0), f"applied {taken} times, and nobody noticed"
+
+
+def _all_in_one_transaction(traffic: Traffic, calls: Sequence[tuple[str, ...]]) -> int:
+    commit = nfnetlink.commit
+    waiting: list[Message] = []
+
+    def at_once(batch: Sequence[Message], made_for: int | None = None) -> None:
+        sets = {messages.NEW_TABLE, messages.NEW_SET, messages.NEW_ELEMENT}
+        waiting.extend(batch)
+        if not {one.kind for one in batch} <= sets:
+            commit(tuple(waiting), made_for)
+            waiting.clear()
+
+    nfnetlink.commit = at_once
+    return cycle(traffic, [[call] for call in calls], 2000)
+
+
+def test_both_modes_at_once_are_seen_as_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "between_modes", lambda _before, _after: ())
+    calls = [(*call, "--backend", "legacy") for call in (OLD, (*OLD, *TPROXY))]
+    with Traffic(OUTBOUND, addresses=1) as traffic:
+        init(traffic.pod, *calls[-1])
+        traffic.start()
+        taken = inside(traffic.pod, lambda: cycle(traffic, [[call] for call in calls], 500))
+        counts = traffic.counts
+
+    assert counts != (0, 0), f"changed {taken} times, and nobody noticed"

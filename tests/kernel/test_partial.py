@@ -148,7 +148,7 @@ def test_moves_from_one_backend_to_another(first: str, second: str) -> None:
         init(pod, *OLD, "--backend", first)
         back = snapshot(pod)
 
-    assert f"removed our rules from backend {first}" in done.err
+    assert f"removed the rules from backend {first}" in done.err
     assert moved == expected(NEW, second, first, second)
     assert back == expected(OLD, first, first, second)
 

@@ -13,13 +13,14 @@ INBOUND = "inbound TCP does not reach the proxy"
 
 # Chain, rule, what the legacy tables show of it where that is less, and the consequence.
 WIDE = [
-    ("OUTPUT", "-p tcp -j RETURN", "", OUTBOUND),
-    ("PREROUTING", '-m comment --comment "not ours" -j ACCEPT', "", INBOUND),
-    ("OUTPUT", "-p tcp -m tcp -j ACCEPT", "", OUTBOUND),
-    ("OUTPUT", "-j THEIRS", "", OUTBOUND),
-    ("OUTPUT", "-g THEIRS", "", OUTBOUND),
-    ("PREROUTING", "-p tcp -j REDIRECT --to-ports 9", "", INBOUND),
-    ("OUTPUT", "-p tcp -j NETMAP --to {network}", "-p tcp -j NETMAP", OUTBOUND),
+    ("OUTPUT", "-p tcp -j RETURN", OUTBOUND),
+    ("PREROUTING", '-m comment --comment "not ours" -j ACCEPT', INBOUND),
+    ("OUTPUT", "-p tcp -m tcp -j ACCEPT", OUTBOUND),
+    ("OUTPUT", "-j THEIRS", OUTBOUND),
+    ("OUTPUT", "-g THEIRS", OUTBOUND),
+    ("PREROUTING", "-p tcp -j REDIRECT --to-ports 9", INBOUND),
+    ("OUTPUT", "-p tcp -j NETMAP --to {network}", OUTBOUND),
+    ("OUTPUT", "-p tcp -j DNAT --to-destination {address}:5-7", OUTBOUND),
 ]
 NARROW = [
     ("OUTPUT", "-p tcp -m tcp --dport 80 -j RETURN"),
@@ -44,20 +45,21 @@ def warnings(text: str) -> list[str]:
 def test_each_is_named_as_it_stands_with_what_is_lost(backend: str, ip: str) -> None:
     tool = f"{ip}tables-{backend}"
     network = "192.0.2.0/24" if ip == "ip" else "2001:db8::/32"
+    address = "192.0.2.1" if ip == "ip" else "[2001:db8::1]"
     with Namespace() as pod:
         pod.run(tool, "-t", "nat", "-N", "THEIRS")
         pod.run(tool, "-t", "nat", "-A", "THEIRS", "-j", "ACCEPT")
-        script = [f"{tool} -t nat -A {chain} {rule}" for chain, rule, _, _ in WIDE]
-        pod.run("sh", "-ec", "\n".join(script).format(network=network))
+        script = [f"{tool} -t nat -A {chain} {rule}" for chain, rule, _ in WIDE]
+        pod.run("sh", "-ec", "\n".join(script).format(network=network, address=address))
         first = init(pod, *CALL, "--backend", backend)
         again = init(pod, *CALL, "--backend", backend)
         cleaned = init(pod, "clean")
 
     expected = []
     for chain in ("PREROUTING", "OUTPUT"):
-        for one, rule, shown, lost in WIDE:
+        for one, rule, lost in WIDE:
             if one == chain:
-                spelled = (shown if backend == "legacy" and shown else rule).format(network=network)
+                spelled = rule.format(network=network, address=address)
                 expected.append(
                     f"{ip}tables -t nat: the rule -A {chain} {spelled} stands above ours: {lost}"
                 )

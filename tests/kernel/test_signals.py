@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.namespace import PROGRAM, Namespace, public_folder
+from tests.inside import Done, inside, run_program
+from tests.namespace import BACKENDS, PROGRAM, Namespace, public_folder
+from tests.steps import Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-RESTORE = "iptables-nft-restore"
 CALL = ("istio-iptables", "-u", "1337", "--ipv6", "--backend", "nft")
 OLD = (*CALL, "-i", "*", "-b", "*", "-p", "15001")
 NEW = (*CALL, "-i", "10.0.0.0/8,fd00::/8", "-b", "80", "-p", "15011", "-m", "TPROXY")
-LAST = (*CALL, "-i", "*", "-b", "8080", "-p", "15021")
-
-
-@contextmanager
-def slow_restore(seconds: float) -> Iterator[tuple[Path, Path]]:
-    """Yield a folder for PATH whose restore ends late, and a file that is there once it began."""
-    folder = public_folder()
-    began = folder / "began"
-    real = shutil.which(RESTORE)
-    assert real
-    program = folder / RESTORE
-    program.write_text(
-        f'#!/bin/sh\ntouch {began}\n{real} "$@"\ncode=$?\nsleep {seconds}\nexit $code\n',
-        encoding="utf-8",
-    )
-    program.chmod(0o755)
-    yield folder, began
-
-
-def started(pod: Namespace, folder: Path, *argv: str) -> subprocess.Popen[str]:
-    environment = pod.environment()
-    environment["PATH"] = f"{folder}:{environment['PATH']}"
-    return subprocess.Popen(
-        pod.command([PROGRAM, *argv]), env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not come"
-        time.sleep(0.01)
 
 
 def saved(pod: Namespace) -> list[str]:
@@ -73,59 +39,40 @@ def saved(pod: Namespace) -> list[str]:
     "number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1]
 )
 def test_a_signal_in_the_middle_leaves_the_old_state(number: signal.Signals) -> None:
-    with Namespace() as pod, slow_restore(0.4) as (folder, began):
+    with Namespace() as pod:
         pod.init(*OLD)
         before = saved(pod)
-
-        run = started(pod, folder, *NEW)
-        wait_for(began)
-        run.send_signal(number)
-        _, said = run.communicate(timeout=60)
-
-        assert run.returncode == 1, said
-        assert f"stopped by {number.name}" in said
-        assert saved(pod) == before
-
-
-def test_a_terminal_s_signals_do_not_reach_the_programs_of_a_run() -> None:
-    with Namespace() as pod, slow_restore(0.4) as (folder, began):
-        environment = pod.environment()
-        environment["PATH"] = f"{folder}:{environment['PATH']}"
-        run = subprocess.Popen(
-            pod.command([PROGRAM, *OLD]),
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
-        wait_for(began)
-        os.killpg(run.pid, signal.SIGINT)
-        _, said = run.communicate(timeout=60)
-
-        assert run.returncode == 1
-        assert "stopped by SIGINT" in said
-        assert not [line for line in saved(pod) if "ISTIO" in line]
-
-
-def test_what_a_killed_run_had_started_writes_before_the_next_run() -> None:
-    with Namespace() as pod, slow_restore(0) as (folder, began):
-        # The program waits before it writes, as on a busy node.
-        program = folder / RESTORE
-        text = program.read_text(encoding="utf-8")
-        program.write_text(text.replace(f"touch {began}\n", f"touch {began}\nsleep 1\n"))
-        pod.init(*OLD)
-
-        run = started(pod, folder, *NEW)
-        wait_for(began)
-        run.kill()
-        run.communicate(timeout=60)
-        pod.init(*LAST)
+        done, taken = inside(pod, lambda: _run_with_signal(number))
         after = saved(pod)
-        # Time enough for what might still be running.
-        time.sleep(1.5)
 
-        assert saved(pod) == after
-        assert pod.init("audit", *LAST, check=False).returncode == 0
+    assert taken == ["table"]
+    assert done.code == 1, done
+    assert f"stopped by {number.name}" in done.err
+    assert after == before
+
+
+def _run_with_signal(number: signal.Signals) -> tuple[Done, list[str]]:
+    steps = Steps()
+    # Everything has been written by then.
+    steps.arm(1, "after", lambda: os.kill(os.getpid(), number), "table")
+    done = run_program(*NEW)
+    return done, [*steps.taken]
+
+
+def test_a_run_starts_no_program() -> None:
+    folder = public_folder()
+    for name in ("iptables-nft-save", "iptables-nft-restore", "ip6tables-nft-restore", "nft", "ip"):
+        planted = folder / name
+        planted.write_text(f"#!/bin/sh\ntouch {folder}/started\n", encoding="utf-8")
+        planted.chmod(0o755)
+    with Namespace() as pod:
+        path = {"PATH": f"{folder}:{pod.environment()['PATH']}"}
+        for backend in BACKENDS:
+            for argv in (OLD, NEW):
+                pod.init(*argv, "--backend", backend, env=path)
+        pod.init("clean", env=path)
+
+    assert not (folder / "started").exists()
 
 
 def test_a_lock_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
@@ -173,20 +120,3 @@ def test_the_environment_leads_to_no_other_program(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert '"layout": "1.30"' in done.stdout
-
-
-def test_nothing_is_run_by_a_relative_path(tmp_path: Path) -> None:
-    planted = tmp_path / RESTORE
-    planted.write_text("#!/bin/sh\ntouch planted\nexit 0\n", encoding="utf-8")
-    planted.chmod(0o755)
-    with Namespace() as pod:
-        done = subprocess.run(
-            pod.command([PROGRAM, *OLD]),
-            env={**pod.environment(), "PATH": f".::{pod.environment()['PATH']}"},
-            cwd=tmp_path,
-            check=False,
-        )
-
-        assert done.returncode == 0
-        assert not (tmp_path / "planted").exists()
-        assert any("ISTIO" in line for line in saved(pod))

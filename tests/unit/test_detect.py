@@ -84,3 +84,10 @@ def test_a_run_leaves_evidence_for_the_backend_that_it_used() -> None:
         # After it, ours stand there alone, whatever others have done meanwhile.
         for later in subsets():
             assert choose(Evidence(available, frozenset({kind}), later)) == kind
+
+
+def test_what_others_made_unfit_is_passed_over_unless_ours_stand_there() -> None:
+    assert choose(Evidence(ALL, NONE, NFT, unfit=NFT)) == "nftables"
+    assert choose(Evidence(ALL, NFT, NFT, unfit=NFT)) == "nft"
+    assert choose(Evidence(ALL, NONE, LEGACY | NFT, unfit=NFT)) == "legacy"
+    assert choose(Evidence(NFT, NONE, NFT, unfit=NFT)) == "nft"

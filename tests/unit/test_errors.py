@@ -6,11 +6,11 @@ import pytest
 
 from istio_init.errors import (
     ApplyError,
+    BadValue,
     ConfigError,
     IstioInitError,
     ParseError,
     ProbeError,
-    Problem,
     UnsupportedError,
 )
 
@@ -32,16 +32,16 @@ def test_each_kind_has_its_exit_code(error: IstioInitError, code: int) -> None:
 
 
 def test_problem_names_its_source_value_and_expectation() -> None:
-    assert str(Problem("-p --envoy-port", "0", "a number 1-65535")) == (
+    assert str(BadValue("-p --envoy-port", "0", "a number 1-65535")) == (
         "-p --envoy-port: '0': expected a number 1-65535"
     )
-    assert str(Problem("env X", "a\nb", "a port", "sidecar.istio.io/x")) == (
+    assert str(BadValue("env X", "a\nb", "a port", "sidecar.istio.io/x")) == (
         r"env X: 'a\nb': expected a port (pod annotation sidecar.istio.io/x)"
     )
 
 
 def test_config_error_lists_every_problem() -> None:
-    one, other = Problem("-p", "0", "a port"), Problem("-z", "x", "a port")
+    one, other = BadValue("-p", "0", "a port"), BadValue("-z", "x", "a port")
 
     assert (
         str(ConfigError((one,))) == "1 bad value, nothing was changed\n  -p: '0': expected a port"

@@ -121,8 +121,8 @@ def test_mark_of_tproxy_leads_to_lo() -> None:
 
 
 BAD: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("explain", "outbound"), "--to: '': expected an address; it has to be given"),
-    (("explain", "inbound"), "--from: '': expected an address; it has to be given"),
+    (("explain", "outbound"), "--to: '': expected an address; this flag is required"),
+    (("explain", "inbound"), "--from: '': expected an address; this flag is required"),
     *(
         ((*OUT, text), f"--to: {text!r}: expected an address such as 10.1.2.3:443 or [fd00::1]:443")
         for text in (
@@ -136,8 +136,8 @@ BAD: tuple[tuple[tuple[str, ...], str], ...] = (
     ((*OUT, "10.1.0.1", "--uid", "nobody-here"), "--uid: 'nobody-here': expected an id"),
     ((*OUT, "10.1.0.1", "--gid", "-1"), "--gid: '-1': expected an id"),
     ((*OUT, "10.1.0.1", "--proto", "gre"), "--proto: 'gre': expected tcp or udp or icmp or sctp"),
-    ((*OUT, "10.1.0.1", "--proto", "tcp", "--udp"), "--proto: 'tcp': expected no second protocol"),
-    ((*OUT, "10.1.0.1:5", "--proto", "icmp"), "--to: '10.1.0.1:5': expected no port: icmp has"),
+    ((*OUT, "10.1.0.1", "--proto", "tcp", "--udp"), "--proto: 'tcp': contradicts --udp"),
+    ((*OUT, "10.1.0.1:5", "--proto", "icmp"), "--to: '10.1.0.1:5': icmp has no ports"),
     ((*OUT, "10.1.0.1", "--udp=perhaps"), "--udp: 'perhaps': expected true or false"),
     ((*OUT, "10.1.0.1", "--via", "eth+"), "--via: 'eth+': expected the name of one interface"),
     ((*OUT, "10.1.0.1", "--via", "a b"), "--via: 'a b': expected an interface name"),
@@ -145,10 +145,10 @@ BAD: tuple[tuple[tuple[str, ...], str], ...] = (
     ((*OUT, "10.1.0.1", "--connmark", "-1"), "--connmark: '-1': expected a number"),
     ((*OUT, "10.1.0.1", "--state", "OLD"), "--state: 'OLD': expected NEW or ESTABLISHED or"),
     ((*OUT, "10.1.0.1", "--format", "rules"), "--format: 'rules': expected text or json"),
-    ((*IN, "--via", "lo"), "--via: 'lo': expected another interface: what comes in by lo was sent"),
+    ((*IN, "--via", "lo"), "--via: 'lo': packets on lo were sent by the pod"),
     ((*IN, "--to-port", "0"), "--to-port: '0': expected a number 1-65535"),
-    ((*IN, "--to-port", "1", "--to", "10.1.0.1:1"), "--to-port: '1': expected no second port"),
-    ((*IN, "--to-port", "1", "--proto", "icmp"), "--to-port: '1': expected no port: icmp has none"),
+    ((*IN, "--to-port", "1", "--to", "10.1.0.1:1"), "--to-port: '1': contradicts the port of --to"),
+    ((*IN, "--to-port", "1", "--proto", "icmp"), "--to-port: '1': icmp has no ports"),
 )
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from istio_init.errors import ConfigError, Problem
+from istio_init.errors import BadValue, ConfigError
 from istio_init.log import LEVELS, Log
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
@@ -73,7 +73,7 @@ def test_one_event_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[st
 def test_bad_values_have_a_line_each_that_nobody_else_can_begin(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    error = ConfigError((Problem("-b", "x\ny", "ports"), Problem("env A\nB", "\x1b", "a\nb")))
+    error = ConfigError((BadValue("-b", "x\ny", "ports"), BadValue("env A\nB", "\x1b", "a\nb")))
 
     Log().error(*error.lines)
 

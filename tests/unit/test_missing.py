@@ -13,8 +13,9 @@ from istio_init.apply.iptables_nft import IptablesNft
 from istio_init.apply.memory import Fake
 from istio_init.config.model import Config, Facts
 from istio_init.errors import ApplyError, UnsupportedError
-from istio_init.kernel import modules, process
-from istio_init.kernel.process import Finished
+from istio_init.formats.iptables import rule_line
+from istio_init.formats.nf_tables import messages
+from istio_init.kernel import modules, nfnetlink
 from istio_init.planner.degrade import WITHOUT_DROP, WITHOUT_ZONES, degraded
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from istio_init.formats.nf_tables.messages import Message
     from istio_init.rules.diff import TableChanges
     from istio_init.rules.ranges import Family
 
@@ -349,48 +351,38 @@ def test_nft_names_the_line_the_modules_and_the_remedy(
 ) -> None:
     given: list[str] = []
 
-    def refuse(_arguments: Sequence[str], text: str = "", **_named: str) -> Finished:
-        given[:] = text.splitlines()
-        number = next(at for at, line in enumerate(given, 1) if _asks_for(name, line))
-        return Finished(
-            2,
-            "",
-            f"iptables-nft-restore v1.8.9 (nf_tables): \nline {number}: RULE_APPEND failed "
-            "(No such file or directory): rule in chain ISTIO_OUTPUT\n",
-        )
+    def refuse(batch: Sequence[Message], _made_for: int | None = None) -> None:
+        for message in batch:
+            step = getattr(message.about, "step", None)
+            rule = getattr(step, "rule", None)
+            if isinstance(rule, Rule) and message.kind == messages.NEW_RULE:
+                line = rule_line(getattr(step, "chain", ""), rule, family)
+                if _asks_for(name, line):
+                    given.append(line)
+                    raise nfnetlink.RefusedError(ENOENT, message)
 
-    monkeypatch.setattr(process, "execute", refuse)
+    empty = messages.Contents(1, (), (), (), (), (), ())
+    monkeypatch.setattr(nfnetlink, "contents", lambda *_, **__: empty)
+    monkeypatch.setattr(nfnetlink, "generation", lambda: 1)
+    monkeypatch.setattr(nfnetlink, "commit", refuse)
     change = next(
         one
         for one in everything(family)
         if any(feature.name == name for feature in modules.needed(one.steps, family))
     )
 
+    backend = IptablesNft()
+    backend.read(family, frozenset())
     with pytest.raises(ApplyError) as caught:
-        IptablesNft().commit((change,), ())
+        backend.commit((change,), ())
 
     assert name in caught.value.missing
     assert MODULES[name] in caught.value.remedy
     assert "nft_compat" in caught.value.remedy
     assert f"backend nft, {family}, {change.table}" in str(caught.value)
-    assert "RULE_APPEND failed (No such file or directory)" in str(caught.value)
-    line = next(line for line in given if _asks_for(name, line))
-    assert f" at: {line};" in str(caught.value)
+    assert f"No such file or directory at: {given[0]};" in str(caught.value)
 
 
 def _asks_for(name: str, line: str) -> bool:
     word = f"-j {name} " if name.isupper() else f"-m {name} "
     return word in f"{line} "
-
-
-def test_nft_that_cannot_be_understood_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    complaints = "iptables-nft-restore v1.8.9 (nf_tables): Could not fetch rule set generation id"
-    finished = Finished(4, "", f"{complaints}: Permission denied (you must be root)\n")
-    monkeypatch.setattr(process, "execute", lambda *_, **__: finished)
-
-    with pytest.raises(ApplyError) as caught:
-        IptablesNft().commit(everything(IPV4)[:1], ())
-
-    assert complaints in str(caught.value)
-    assert "run as root with the capability NET_ADMIN" in str(caught.value)
-    assert not caught.value.missing

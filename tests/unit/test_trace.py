@@ -14,6 +14,8 @@ from istio_init.config.values import address, network
 from istio_init.diagnose.packet import Packet, actual, holds
 from istio_init.diagnose.text import document, lines, sentence
 from istio_init.diagnose.trace import NATIVE, Routes, Rules, Verdict, decisions, explained, trace
+from istio_init.formats.nf_tables import expressions as e
+from istio_init.formats.nf_tables import iptables
 from istio_init.formats.save_reader import parse_save
 from istio_init.rules import matches as m
 from istio_init.rules.model import (
@@ -779,43 +781,43 @@ def test_socket(socket: bool, word: str) -> None:  # noqa: FBT001 - a field of t
 # Tables of nft's own.
 
 
-def native(*rules: str, jump: str = "") -> tuple[Rules, ...]:
-    """Return our rules as nft keeps them, with lines of others before them in OUTPUT."""
+def native(*rules: bytes, jump: str = "") -> tuple[Rules, ...]:
+    """Return our rules as nft keeps them, with rules of others before them in OUTPUT."""
     ruleset = canonical(planned(NEW).ruleset(IPV4))
     table = ruleset.table("nat")
     assert table is not None
     chains = {chain.name: chain for chain in table.chains}
-    foreign: tuple[Rule | ForeignRule, ...] = tuple(ForeignRule(rule, jump) for rule in rules)
+    foreign: tuple[Rule | ForeignRule, ...] = tuple(
+        iptables.foreign(one, b"", e.Reader().statements(one), FAMILIES).replace(jump=jump)
+        for one in rules
+    )
     chains["OUTPUT"] = Chain("OUTPUT", "ACCEPT", (*foreign, *chains["OUTPUT"].rules))
     return (Rules(Ruleset(IPV4, (make_table("nat", chains),)), NATIVE),)
 
 
-def statements(*parts: object) -> str:
-    return json.dumps(list(parts))
-
-
-SOMETHING = {"match": {"op": "==", "left": {"meta": {"key": "hour"}}, "right": "01:00"}}
+# The hour of the day, which no match of iptables compares.
+SOMETHING = e.meta(29) + e.compare("==", bytes(4))
 
 
 @pytest.mark.parametrize(
     ("line", "jump", "otherwise"),
     [
-        (statements(SOMETHING, {"return": None}), "", (UNTOUCHED,)),
-        (statements(SOMETHING, {"accept": None}), "", (UNTOUCHED,)),
-        (statements(SOMETHING, {"drop": None}), "", (Verdict("dropped"),)),
-        (statements(SOMETHING, {"log": None}), "", ()),
-        (statements(SOMETHING, {"counter": None}), "", ()),
-        (statements(SOMETHING, {"dnat": {"addr": "1.2.3.4"}}), "", (Verdict("unknown"),)),
-        (statements(SOMETHING, {"mangle": {}}, {"accept": None}), "", (Verdict("unknown"),)),
-        (statements(SOMETHING, {"jump": {"target": "ISTIO_REDIRECT"}}), "ISTIO_REDIRECT", ()),
-        (statements(SOMETHING, {"goto": {"target": "ISTIO_IN_REDIRECT"}}), "ISTIO_IN_REDIRECT", 6),
-        (statements(SOMETHING, {"jump": {"target": "gone"}}), "gone", (Verdict("unknown"),)),
+        (e.verdict(e.RETURN), "", (UNTOUCHED,)),
+        (e.verdict(e.ACCEPT), "", (UNTOUCHED,)),
+        (e.verdict(e.DROP), "", (Verdict("dropped"),)),
+        (e.expression("log"), "", ()),
+        (e.COUNTER, "", ()),
+        (e.immediate(bytes(4)) + e.expression("nat"), "", (Verdict("unknown"),)),
+        (e.immediate(b"\1") + e.set_meta(12) + e.verdict(e.ACCEPT), "", (UNTOUCHED,)),
+        (e.verdict(e.JUMP, "ISTIO_REDIRECT"), "ISTIO_REDIRECT", ()),
+        (e.verdict(e.GOTO, "ISTIO_IN_REDIRECT"), "ISTIO_IN_REDIRECT", 6),
+        (e.verdict(e.JUMP, "gone"), "gone", (Verdict("unknown"),)),
     ],
 )
-def test_lines_of_others_in_native_tables(
-    line: str, jump: str, otherwise: tuple[Verdict, ...] | int
+def test_rules_of_others_in_native_tables(
+    line: bytes, jump: str, otherwise: tuple[Verdict, ...] | int
 ) -> None:
-    found = trace(native(line, jump=jump), packet(), Routes())
+    found = trace(native(SOMETHING + line, jump=jump), packet(), Routes())
 
     wanted = (to_proxy(15006),) if otherwise == 6 else otherwise
     assert found.outcome == to_proxy(15001)

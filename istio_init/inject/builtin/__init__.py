@@ -6,7 +6,7 @@ what it reads. Nothing of it is Istio's.
 
 from __future__ import annotations
 
-from importlib import resources
+import os
 
 INJECT_CONFIG = "inject-config.yaml"
 VALUES = "values.yaml"
@@ -16,7 +16,9 @@ FILES = (INJECT_CONFIG, VALUES, MESH_CONFIG)
 
 def text(name: str) -> str:
     """Return one of ``FILES`` as it is written."""
-    return (resources.files(__name__) / name).read_text(encoding="utf-8")
+    # importlib.resources would cost a third of a bare interpreter.
+    with open(os.path.join(os.path.dirname(__file__), name), encoding="utf-8") as file:
+        return file.read()
 
 
 def config_map(name: str = "istio-sidecar-injector") -> str:

@@ -52,13 +52,15 @@ def basic_kind(value: Value) -> str:
     return ""
 
 
-@BUILTINS.add("eq", "value; ...value", gives_text=False)
 def equal(first: Value, *others: Value) -> bool:
     """Return whether the first value equals any of the others, as Go's ``eq`` decides."""
     if not others:
         raise FunctionError("there is nothing to compare with")
     kind = basic_kind(first)
     return any(_equal(kind, first, other) for other in others)
+
+
+BUILTINS.add("eq", "value; ...value", gives_text=False)(equal)
 
 
 def _equal(kind: str, first: Value, other: Value) -> bool:
@@ -75,9 +77,9 @@ def _equal(kind: str, first: Value, other: Value) -> bool:
         return nil is other_nil
     if isinstance(other, dict | list):
         raise FunctionError(f"{type_name(other)} cannot be compared")
-    if isinstance(first, Struct) and isinstance(other, Struct):
+    if isinstance(first, Struct) and isinstance(other, Struct) and not first.type.pointer:
         return first.type is other.type and first.data == other.data
-    return first == other
+    return first is other
 
 
 def _is_nil(value: Value) -> bool:

@@ -8,34 +8,32 @@ argument of the wrong type, an unknown field) is a TemplateError at run time her
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError, LimitError, TemplateError
+from istio_init.inject.template.fields import field_of
+from istio_init.inject.template.frame import BREAK, NIL_ELEMENT, Body, Eval, Exec, Frame
 from istio_init.inject.template.functions import CHECKS, Function, constant
 from istio_init.inject.template.lexer import place
-from istio_init.inject.template.library import Library
 from istio_init.inject.template.nodes import (
-    Action,
-    Bool,
-    Branch,
-    Call,
-    Command,
-    Dot,
-    Field,
-    FieldChain,
-    Identifier,
-    Jump,
-    Nil,
+    ActionNode,
+    BoolNode,
+    BranchNode,
+    CallNode,
+    CommandNode,
+    DotNode,
+    FieldChainNode,
+    FieldNode,
+    IdentifierNode,
+    JumpNode,
+    NilNode,
     Node,
-    Number,
+    NumberNode,
     Operand,
-    Pipeline,
-    String,
-    Text,
-    Variable,
+    PipelineNode,
+    StringNode,
+    TextNode,
+    VariableNode,
 )
 from istio_init.inject.template.printing import printed
 from istio_init.inject.template.taint import (
@@ -48,112 +46,20 @@ from istio_init.inject.template.taint import (
 )
 from istio_init.inject.template.values import (
     NilPointer,
-    Struct,
     Value,
     is_true,
     type_name,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one rendering may use.
-
-    ``output`` and ``memory`` count characters, of the result and of all longer values
-    on the way; ``steps`` are nodes that are run, ``depth`` is templates in templates.
-    """
-
-    output: int = 1 << 20
-    memory: int = 64 << 20
-    steps: int = 200_000
-    seconds: float = 2.0
-    depth: int = 50
+    from istio_init.inject.template.library import Library
 
 
 # A line on which nothing but dashes and a key stands before the quotes.
 _OPENS_QUOTES = re.compile(r'\n *(?:- +)*(?:[A-Za-z0-9_./-]+: +)?"\Z')
-
-
-class _NilElement:
-    """A nil that stands in a list or map: it prints like nothing, and has no fields."""
-
-    __slots__ = ()
-
-
-NIL_ELEMENT = _NilElement()
-BREAK, CONTINUE = "break", "continue"
-CHECK_CLOCK_EVERY = 500
-SMALL = 1024
-BYTES_OF_ITEM = 16
-
-
-class Frame:
-    """The state of one rendering."""
-
-    __slots__ = (
-        "depth", "environment", "limits", "memory", "next_check", "parts", "size", "slots", "start", "steps",
-        "suspects", "trees",
-    )  # fmt: skip
-
-    def __init__(
-        self, limits: Limits, environment: Mapping[str, str], trees: Mapping[str, Body]
-    ) -> None:
-        self.limits = limits
-        self.environment = environment
-        self.trees = trees
-        self.parts: list[str] = []
-        self.suspects: dict[int, Tainted] = {}
-        self.slots: list[Value] = []
-        self.size = 0
-        self.memory = 0
-        self.steps = 0
-        self.depth = 0
-        self.next_check = CHECK_CLOCK_EVERY
-        self.start = time.monotonic()
-
-    def tick(self, steps: int) -> None:
-        """Count steps; raises LimitError when a limit is passed."""
-        self.steps += steps
-        if self.steps >= self.next_check:
-            self.next_check = self.steps + CHECK_CLOCK_EVERY
-            if self.steps > self.limits.steps:
-                raise LimitError(f"the template needs more than {self.limits.steps} steps")
-            self.check_clock()
-
-    def check_clock(self) -> None:
-        """Raise LimitError if the time is over."""
-        if time.monotonic() - self.start > self.limits.seconds:
-            raise LimitError(f"the template runs for more than {self.limits.seconds} seconds")
-
-    def grow(self, size: int) -> None:
-        """Count characters of output; raises LimitError when there are too many."""
-        self.size += size
-        if self.size > self.limits.output:
-            raise LimitError(f"the output is longer than {self.limits.output} characters")
-
-    def spend(self, value: Value) -> None:
-        """Count what a long value takes; raises LimitError when all take too much."""
-        size = len(value) if isinstance(value, str) else 0
-        if isinstance(value, list | dict):
-            size = len(value) * BYTES_OF_ITEM
-        if size < SMALL:
-            return
-        self.check_clock()
-        self.memory += size
-        if self.memory > self.limits.memory:
-            raise LimitError(f"the values are longer than {self.limits.memory} characters together")
-
-
-Eval: TypeAlias = Callable[[Frame, Value], Value]
-Exec: TypeAlias = Callable[[Frame, Value], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A compiled template: what runs it, and how many variables it has."""
-
-    run: Exec
-    slots: int
 
 
 class Compiler:
@@ -183,7 +89,7 @@ class Compiler:
         line, column = place(self.text, pos)
         return TemplateError(self.name, line, column, message, fragment=str(fragment))
 
-    def failing(self, node: Operand | Command, message: str) -> Eval:
+    def failing(self, node: Operand | CommandNode, message: str) -> Eval:
         """Return a closure that fails at ``node``."""
 
         def fail(_frame: Frame, _dot: Value) -> NoReturn:
@@ -199,12 +105,12 @@ class Compiler:
         size = 0
         jumps = False
         for index, node in enumerate(nodes):
-            if isinstance(node, Text):
+            if isinstance(node, TextNode):
                 steps.append(node.text)
                 size += len(node.text)
                 continue
-            steps.append(self.node(node, _in_quotes(nodes, index)))
-            jumps = jumps or isinstance(node, Jump | Branch)
+            steps.append(self.node(node, in_quotes=_in_quotes(nodes, index)))
+            jumps = jumps or isinstance(node, JumpNode | BranchNode)
         count = len(steps) + 1
         first_pos = nodes[0].pos if nodes else 0
 
@@ -238,30 +144,27 @@ class Compiler:
                 else:
                     jump = step(frame, dot)  # type: ignore[operator]
                     if jump is not None:
-                        return jump  # type: ignore[no-any-return]
+                        return jump
             return None
 
         return run_with_jumps if jumps else run
 
-    def node(self, node: Node, in_quotes: bool) -> Exec:
+    def node(self, node: ActionNode | BranchNode | JumpNode | CallNode, *, in_quotes: bool) -> Exec:
         """Compile one node that is not text."""
         match node:
-            case Action():
-                return self.action(node, in_quotes)
-            case Branch(kind="range"):
+            case ActionNode():
+                return self.action(node, in_quotes=in_quotes)
+            case BranchNode(kind="range"):
                 return self.range(node)
-            case Branch():
+            case BranchNode():
                 return self.branch(node)
-            case Jump():
+            case JumpNode():
                 kind = node.kind
                 return lambda _frame, _dot: kind
-            case Call():
+            case CallNode():
                 return self.call(node)
-            case Text():
-                text = node.text
-                return lambda frame, _dot: frame.parts.append(text)
 
-    def action(self, node: Action, in_quotes: bool) -> Exec:
+    def action(self, node: ActionNode, *, in_quotes: bool) -> Exec:
         """Compile an action: its value is printed unless it sets variables."""
         value_of = self.pipeline(node.pipeline)
         source = self.source
@@ -280,7 +183,7 @@ class Compiler:
                     text: str = value  # type: ignore[assignment]
                 elif kind is Tainted:
                     text = value  # type: ignore[assignment]
-                    if not is_safe(value, in_quotes):  # type: ignore[arg-type]
+                    if not is_safe(value, in_quotes=in_quotes):  # type: ignore[arg-type]
                         frame.suspects[len(frame.parts)] = value  # type: ignore[assignment]
                 elif value is None:
                     text = "<no value>"
@@ -288,7 +191,7 @@ class Compiler:
                     text = printed(value)
                     if origin := source(value):
                         whole = Tainted.of(text, origin, lambda: printed(harmless(value)))
-                        if not is_safe(whole, in_quotes):
+                        if not is_safe(whole, in_quotes=in_quotes):
                             frame.suspects[len(frame.parts)] = whole
                 frame.grow(len(text))
             except FunctionError as error:
@@ -297,7 +200,7 @@ class Compiler:
 
         return show
 
-    def branch(self, node: Branch) -> Exec:
+    def branch(self, node: BranchNode) -> Exec:
         """Compile ``if`` and ``with``."""
         declared = len(self.scope)
         value_of = self.pipeline(node.pipeline)
@@ -319,7 +222,7 @@ class Compiler:
 
         return run_with if node.kind == "with" else run_if
 
-    def range(self, node: Branch) -> Exec:
+    def range(self, node: BranchNode) -> Exec:
         """Compile ``range`` over a list, a map or a number."""
         declared = len(self.scope)
         pipeline = node.pipeline
@@ -367,7 +270,7 @@ class Compiler:
 
         return run
 
-    def call(self, node: Call) -> Exec:
+    def call(self, node: CallNode) -> Exec:
         """Compile ``template``."""
         value_of = self.pipeline(node.pipeline) if node.pipeline else None
         name = node.name
@@ -410,7 +313,7 @@ class Compiler:
 
     # Pipelines
 
-    def pipeline(self, pipe: Pipeline) -> Eval:
+    def pipeline(self, pipe: PipelineNode) -> Eval:
         """Compile a pipeline, with the variables that it sets."""
         value_of = self.command(pipe.commands[0], None)
         for command in pipe.commands[1:]:
@@ -438,57 +341,57 @@ class Compiler:
 
         return assign
 
-    def command(self, command: Command, final: Eval | None) -> Eval:
+    def command(self, command: CommandNode, final: Eval | None) -> Eval:
         """Compile a command; ``final`` gives its last argument."""
         first = command.operands[0]
         match first:
-            case Identifier():
+            case IdentifierNode():
                 return self.function(first, command, command.operands[1:], final)
-            case Field() | Variable() | FieldChain() if (
-                not isinstance(first, Variable) or first.names
+            case FieldNode() | VariableNode() | FieldChainNode() if (
+                not isinstance(first, VariableNode) or first.names
             ):
                 if len(command.operands) > 1 or final is not None:
                     return self.with_arguments(first, command, final)
                 return self.operand(first)
             case _:
                 if len(command.operands) > 1 or final is not None:
-                    blamed = command if isinstance(first, Pipeline) else first
+                    blamed = command if isinstance(first, PipelineNode) else first
                     return self.failing(blamed, f"{first} is no function and takes no argument")
-                if isinstance(first, Nil):
+                if isinstance(first, NilNode):
                     return self.failing(first, "nil is no command")
                 return self.operand(first)
 
     def operand(self, operand: Operand) -> Eval:
         """Compile an operand that stands for a value."""
         match operand:
-            case Dot():
+            case DotNode():
                 return lambda _frame, dot: None if dot is NIL_ELEMENT else dot
-            case Nil():
+            case NilNode():
                 return lambda _frame, _dot: None
-            case Bool() | String():
+            case BoolNode() | StringNode():
                 value: Value = operand.value
                 return lambda _frame, _dot: value
-            case Number():
+            case NumberNode():
                 try:
                     number = constant(operand, "any")
                 except FunctionError as error:
                     return self.failing(operand, str(error))
                 return lambda _frame, _dot: number
-            case Field():
+            case FieldNode():
                 return self.fields(lambda _frame, dot: dot, operand.names, operand)
-            case Variable():
+            case VariableNode():
                 return self.variable(operand)
-            case Identifier():
+            case IdentifierNode():
                 return self.function(operand, operand, [], None)
-            case FieldChain():
-                if isinstance(operand.operand, Nil):
+            case FieldChainNode():
+                if isinstance(operand.operand, NilNode):
                     return self.failing(operand, "nil has no fields")
                 inner = self.operand(operand.operand)
                 return self.fields(inner, operand.names, self.last(operand.operand))
-            case Pipeline():
+            case PipelineNode():
                 return self.pipeline(operand)
 
-    def variable(self, operand: Variable) -> Eval:
+    def variable(self, operand: VariableNode) -> Eval:
         """Compile a variable, with the fields behind it."""
         slot = self.slot(operand.variable)
         if slot is None:
@@ -502,7 +405,7 @@ class Compiler:
 
         return value_of
 
-    def fields(self, inner: Eval, names: tuple[str, ...], node: Operand) -> Eval:
+    def fields(self, inner: Eval, names: tuple[str, ...], node: Operand | CommandNode) -> Eval:
         """Compile a chain of fields."""
         error = self.error
 
@@ -527,7 +430,7 @@ class Compiler:
 
         return value_of
 
-    def with_arguments(self, first: Operand, command: Command, final: Eval | None) -> Eval:
+    def with_arguments(self, first: Operand, command: CommandNode, final: Eval | None) -> Eval:
         """Compile a field that has arguments: only a method could take them, and none does."""
         value_of = self.operand(first)
         count = len(command.operands) - 1 + (final is not None)
@@ -544,8 +447,8 @@ class Compiler:
 
     def function(
         self,
-        name: Identifier,
-        command: Identifier | Command,
+        name: IdentifierNode,
+        command: IdentifierNode | CommandNode,
         operands: list[Operand],
         final: Eval | None,
     ) -> Eval:
@@ -572,15 +475,17 @@ class Compiler:
     def argument(self, operand: Operand, wanted: str) -> Eval:
         """Compile an operand as an argument of type ``wanted``."""
         match operand:
-            case Bool() | String() | Number() | Nil():
+            case BoolNode() | StringNode() | NumberNode() | NilNode():
                 try:
                     value = constant(operand, wanted)
                 except FunctionError as error:
                     return self.failing(operand, str(error))
                 return lambda _frame, _dot: value
+            case _:
+                pass
         return self.checked(self.operand(operand), wanted, self.last(operand))
 
-    def checked(self, value_of: Eval, wanted: str, node: Operand | Command) -> Eval:
+    def checked(self, value_of: Eval, wanted: str, node: Operand | CommandNode) -> Eval:
         """Return a closure that checks a value's type as well."""
         check = CHECKS.get(wanted)
         if check is None:
@@ -599,7 +504,7 @@ class Compiler:
     def invoke(
         self,
         function: Function,
-        command: Identifier | Command,
+        command: IdentifierNode | CommandNode,
         arguments: list[Eval],
         final: Eval | None,
         checked: Eval | None,
@@ -634,7 +539,9 @@ class Compiler:
 
         return run
 
-    def short_circuit(self, name: Identifier, operands: list[Operand], final: Eval | None) -> Eval:
+    def short_circuit(
+        self, name: IdentifierNode, operands: list[Operand], final: Eval | None
+    ) -> Eval:
         """Compile ``and`` and ``or``, which stop at the first argument that decides."""
         if not operands and final is None:
             return self.failing(name, f"{name} needs an argument")
@@ -652,18 +559,20 @@ class Compiler:
 
         return run
 
-    def last(self, node: Operand | Command) -> Operand | Command:
+    def last(self, node: Operand | CommandNode) -> Operand | CommandNode:
         """Return the node that was evaluated last when ``node`` has been: Go blames it."""
         match node:
-            case Pipeline():
+            case PipelineNode():
                 return self.last(node.commands[-1])
-            case Command():
+            case CommandNode():
                 first = node.operands[0]
-                if isinstance(first, Identifier):
+                if isinstance(first, IdentifierNode):
                     return self.last(node.operands[-1])
                 return self.last(first)
-            case FieldChain():
+            case FieldChainNode():
                 return self.last(node.operand)
+            case _:
+                pass
         return node
 
 
@@ -675,7 +584,7 @@ def _taken(_frame: Frame, value: Value) -> Value:
 def _after(
     value_of: Eval,
     error: Callable[[int, object, str], TemplateError],
-    node: Operand | Command,
+    node: Operand | CommandNode,
     message: str,
 ) -> Eval:
     """Return a closure that evaluates something and then fails."""
@@ -692,38 +601,9 @@ def _in_quotes(nodes: list[Node], index: int) -> bool:
     if not 0 < index < len(nodes) - 1:
         return False
     before, behind = nodes[index - 1], nodes[index + 1]
-    if not isinstance(before, Text) or not isinstance(behind, Text):
+    if not isinstance(before, TextNode) or not isinstance(behind, TextNode):
         return False
     return behind.text.startswith('"') and _OPENS_QUOTES.search(before.text) is not None
-
-
-def field_of(value: Value, name: str) -> Value:
-    """Return the field or method ``name`` of a value that is no map.
-
-    Raises:
-        FunctionError: the value has no such field, or is a nil pointer.
-    """
-    if isinstance(value, Struct):
-        method = value.type.methods.get(name)
-        if method is not None:
-            return method(value)
-        if name in value.type.members:
-            return value.member(name)
-        raise FunctionError(f'a {value.type.name} has no field "{name}"')
-    if value is NIL_ELEMENT:
-        raise FunctionError(f'nil has no field "{name}"')
-    if isinstance(value, NilPointer):
-        if value.struct is not None:
-            method = value.struct.methods.get(name)
-            if method is not None:
-                return method(None)
-            if name not in value.struct.members:
-                raise FunctionError(f'a {value.struct.name} has no field "{name}"')
-        raise FunctionError(f'the {value.go_type} is nil: there is no "{name}" to read')
-    method = getattr(value, "go_methods", {}).get(name)
-    if method is not None:
-        return method(value)  # type: ignore[no-any-return]
-    raise FunctionError(f'a {type_name(value)} has no field "{name}"')
 
 
 def tainted_result(

@@ -8,16 +8,13 @@ the way it is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError
-from istio_init.inject.template.nodes import Bool, Nil, Number, String
+from istio_init.inject.template.nodes import BoolNode, NilNode, NumberNode, StringNode
 from istio_init.inject.template.values import (
-    Enum,
     GoInt,
-    Int32,
-    Int64,
     NilMap,
     NilPointer,
     StringMap,
@@ -26,6 +23,9 @@ from istio_init.inject.template.values import (
     Value,
     type_name,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +108,6 @@ def _int(value: Value) -> Value:
     raise refuse_type("int", value)
 
 
-def _int32(value: Value) -> Value:
-    if isinstance(value, Int32) and not isinstance(value, Enum):
-        return value
-    raise refuse_type("int32", value)
-
-
-def _int64(value: Value) -> Value:
-    if isinstance(value, Int64):
-        return value
-    raise refuse_type("int64", value)
-
-
 def _float64(value: Value) -> Value:
     if isinstance(value, float):
         return value
@@ -146,14 +134,6 @@ def _map(value: Value) -> Value:
     if value is None:
         return NilMap()
     raise refuse_type("map[string]interface {}", value)
-
-
-def _list(value: Value) -> Value:
-    if isinstance(value, list) and not isinstance(value, StructList):
-        return value
-    if value is None:
-        return []
-    raise refuse_type("[]interface {}", value)
 
 
 def _containers(value: Value) -> Value:
@@ -196,49 +176,46 @@ def _pointer_to(name: str) -> Callable[[Value], Value]:
 CHECKS: dict[str, Callable[[Value], Value]] = {
     "string": _string,
     "int": _int,
-    "int32": _int32,
-    "int64": _int64,
     "float64": _float64,
     "bool": _bool,
     "map[string]string": _string_map,
     "map[string]any": _map,
-    "[]any": _list,
     "[]v1.Container": _containers,
     "v1.ObjectMeta": _object_meta,
     "message": _message,
     "*durationpb.Duration": _pointer_to("durationpb.Duration"),
     "*v1alpha1.MeshConfig": _pointer_to("v1alpha1.MeshConfig"),
 }
-_NO_NIL = frozenset({"string", "int", "int32", "int64", "float64", "bool", "v1.ObjectMeta"})
-_GO_NAMES = {"map[string]any": "map[string]interface {}", "[]any": "[]interface {}"}
+_NO_NIL = frozenset({"string", "int", "float64", "bool", "v1.ObjectMeta"})
+_GO_NAMES = {"map[string]any": "map[string]interface {}"}
 
 
-def constant(node: Bool | String | Number | Nil, wanted: str) -> Value:
+def constant(node: BoolNode | StringNode | NumberNode | NilNode, wanted: str) -> Value:
     """Return the value of a constant where a ``wanted`` must be.
 
     Raises:
         FunctionError: it is a constant of another kind.
     """
-    if isinstance(node, Nil):
+    if isinstance(node, NilNode):
         if wanted in _NO_NIL:
             raise FunctionError(f"nil stands where a {wanted} must be")
         check = CHECKS.get(wanted)
         return check(None) if check else None
     match wanted:
         case "any" | "value":
-            return _ideal(node) if isinstance(node, Number) else node.value
-        case "string" if isinstance(node, String):
+            return _ideal(node) if isinstance(node, NumberNode) else node.value
+        case "string" if isinstance(node, StringNode):
             return node.value
-        case "bool" if isinstance(node, Bool):
+        case "bool" if isinstance(node, BoolNode):
             return node.value
-        case "int" | "int32" | "int64" if isinstance(node, Number) and node.integer is not None:
-            return {"int": int, "int32": Int32, "int64": Int64}[wanted](node.integer)
-        case "float64" if isinstance(node, Number) and node.float is not None:
+        case "int" if isinstance(node, NumberNode) and node.integer is not None:
+            return node.integer
+        case "float64" if isinstance(node, NumberNode) and node.float is not None:
             return node.float
     raise FunctionError(f"{node} stands where a {_GO_NAMES.get(wanted, wanted)} must be")
 
 
-def _ideal(node: Number) -> Value:
+def _ideal(node: NumberNode) -> Value:
     """Return a number whose type only its spelling tells."""
     source = node.source
     if node.complex is not None:

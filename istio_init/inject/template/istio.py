@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.durations import MAX_DURATION, duration_text
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.functions import Registry
-from istio_init.inject.template.plain import json_text, yaml_text
+from istio_init.inject.template.goyaml import yaml_text
+from istio_init.inject.template.plain import json_text
 from istio_init.inject.template.printing import MAX_TEXT, printed, sprint
 from istio_init.inject.template.values import (
     NilPointer,
@@ -23,7 +25,7 @@ from istio_init.inject.template.values import (
 )
 
 if TYPE_CHECKING:
-    from istio_init.inject.template.evaluate import Frame
+    from istio_init.inject.template.frame import Frame
 
 ISTIO_1_0 = Registry()
 ISTIO_1_30 = Registry()
@@ -42,7 +44,6 @@ ENVIRONMENT = frozenset(
         "TRUST_DOMAIN",
     }
 )
-MAX_PARTS = 20_000
 
 
 def _nanoseconds(duration: Struct | None) -> int:
@@ -106,9 +107,11 @@ def _ports(containers: list[Value], *, with_proxy: bool) -> str:
         if not with_proxy and container.member("Name") == "istio-proxy":
             continue
         ports = container.member("Ports")
-        for port in ports if isinstance(ports, StructList) else []:
-            if isinstance(port, Struct) and port.member("Protocol") not in {"UDP", "SCTP"}:
-                found.append(printed(port.member("ContainerPort")))
+        found += [
+            printed(port.member("ContainerPort"))
+            for port in (ports if isinstance(ports, StructList) else [])
+            if isinstance(port, Struct) and port.member("Protocol") not in {"UDP", "SCTP"}
+        ]
     return ",".join(found)
 
 
@@ -222,23 +225,18 @@ def _strdict(*words: str) -> StringMap:
 
 @ISTIO_1_30.add("omitNil", "any")
 def _omit_nil(value: Value) -> Value:
-    return without_nil(value, [MAX_PARTS])
+    return without_nil(value, PartCounter())
 
 
-def without_nil(value: Value, left: list[int]) -> Value:
-    """Return a value without nil, and without maps and lists that held nothing else.
-
-    ``left`` holds how many parts may still be looked at.
-    """
-    left[0] -= 1
-    if left[0] < 0:
-        raise LimitError(f"the value has more than {MAX_PARTS} parts")
+def without_nil(value: Value, parts: PartCounter) -> Value:
+    """Return a value without nil, and without maps and lists that held nothing else."""
+    parts.one()
     if isinstance(value, dict) and not isinstance(value, StringMap):
-        kept = {key: without_nil(item, left) for key, item in value.items()}
+        kept = {key: without_nil(item, parts) for key, item in value.items()}
         kept = {key: item for key, item in kept.items() if item is not None}
         return kept if kept or not value else None
     if isinstance(value, list) and not isinstance(value, StructList):
-        items = [without_nil(item, left) for item in value]
+        items = [without_nil(item, parts) for item in value]
         items = [item for item in items if item is not None]
         return items if items or not value else None
     return value

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from istio_init.inject.template.builtins import BUILTINS
-from istio_init.inject.template.functions import Function, Registry
 from istio_init.inject.template.istio import ISTIO_1_0, ISTIO_1_30
+
+if TYPE_CHECKING:
+    from istio_init.inject.template.functions import Function, Registry
 
 Generation: TypeAlias = Literal["1.0", "1.30"]
 

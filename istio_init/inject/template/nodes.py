@@ -7,11 +7,14 @@ the language's own spelling, for messages.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 
 @dataclass(slots=True)
-class Text:
+class TextNode:
     """Text that is printed as it stands."""
 
     pos: int
@@ -19,7 +22,7 @@ class Text:
 
 
 @dataclass(slots=True)
-class Dot:
+class DotNode:
     """The current value, ``.``."""
 
     pos: int
@@ -29,7 +32,7 @@ class Dot:
 
 
 @dataclass(slots=True)
-class Nil:
+class NilNode:
     """The constant ``nil``."""
 
     pos: int
@@ -39,7 +42,7 @@ class Nil:
 
 
 @dataclass(slots=True)
-class Bool:
+class BoolNode:
     """``true`` or ``false``."""
 
     pos: int
@@ -50,7 +53,7 @@ class Bool:
 
 
 @dataclass(slots=True)
-class String:
+class StringNode:
     """A string constant; ``source`` has its quotes."""
 
     pos: int
@@ -62,7 +65,7 @@ class String:
 
 
 @dataclass(slots=True)
-class Number:
+class NumberNode:
     """A number constant, as every kind of number that it can be."""
 
     pos: int
@@ -76,7 +79,7 @@ class Number:
 
 
 @dataclass(slots=True)
-class Field:
+class FieldNode:
     """``.A.B``: fields of the current value."""
 
     pos: int
@@ -87,7 +90,7 @@ class Field:
 
 
 @dataclass(slots=True)
-class Variable:
+class VariableNode:
     """``$x.A.B``: a variable, and fields of its value."""
 
     pos: int
@@ -99,7 +102,7 @@ class Variable:
 
 
 @dataclass(slots=True)
-class Identifier:
+class IdentifierNode:
     """The name of a function."""
 
     pos: int
@@ -110,7 +113,7 @@ class Identifier:
 
 
 @dataclass(slots=True)
-class FieldChain:
+class FieldChainNode:
     """``(...).A.B`` or ``function.A.B``: fields of what an operand gives."""
 
     pos: int
@@ -118,12 +121,12 @@ class FieldChain:
     names: tuple[str, ...]
 
     def __str__(self) -> str:
-        inner = f"({self.operand})" if isinstance(self.operand, Pipeline) else str(self.operand)
+        inner = f"({self.operand})" if isinstance(self.operand, PipelineNode) else str(self.operand)
         return inner + "".join(f".{name}" for name in self.names)
 
 
 @dataclass(slots=True)
-class Command:
+class CommandNode:
     """Operands with spaces between them: a function or method and its arguments."""
 
     pos: int
@@ -131,19 +134,19 @@ class Command:
 
     def __str__(self) -> str:
         return " ".join(
-            f"({operand})" if isinstance(operand, Pipeline) else str(operand)
+            f"({operand})" if isinstance(operand, PipelineNode) else str(operand)
             for operand in self.operands
         )
 
 
 @dataclass(slots=True)
-class Pipeline:
+class PipelineNode:
     """Commands with ``|`` between them, and the variables that take the result."""
 
     pos: int
     variables: list[str] = field(default_factory=list)
     assigns: bool = False
-    commands: list[Command] = field(default_factory=list)
+    commands: list[CommandNode] = field(default_factory=list)
 
     def __str__(self) -> str:
         text = " | ".join(str(command) for command in self.commands)
@@ -153,26 +156,26 @@ class Pipeline:
 
 
 @dataclass(slots=True)
-class Action:
+class ActionNode:
     """``{{ pipeline }}``: printed, unless it sets variables."""
 
     pos: int
-    pipeline: Pipeline
+    pipeline: PipelineNode
 
 
 @dataclass(slots=True)
-class Branch:
+class BranchNode:
     """``if``, ``with`` or ``range`` with both of its bodies."""
 
     kind: str
     pos: int
-    pipeline: Pipeline
+    pipeline: PipelineNode
     body: list[Node]
     otherwise: list[Node] | None
 
 
 @dataclass(slots=True)
-class Jump:
+class JumpNode:
     """``break`` or ``continue``."""
 
     kind: str
@@ -180,15 +183,24 @@ class Jump:
 
 
 @dataclass(slots=True)
-class Call:
+class CallNode:
     """``template "name" pipeline``, also where a ``block`` stands."""
 
     pos: int
     name: str
-    pipeline: Pipeline | None
+    pipeline: PipelineNode | None
 
 
 Operand: TypeAlias = (
-    Dot | Nil | Bool | String | Number | Field | Variable | Identifier | FieldChain | Pipeline
+    DotNode
+    | NilNode
+    | BoolNode
+    | StringNode
+    | NumberNode
+    | FieldNode
+    | VariableNode
+    | IdentifierNode
+    | FieldChainNode
+    | PipelineNode
 )
-Node: TypeAlias = Text | Action | Branch | Jump | Call
+Node: TypeAlias = TextNode | ActionNode | BranchNode | JumpNode | CallNode

@@ -8,24 +8,24 @@ from typing import NamedTuple, NoReturn
 from istio_init.inject.template.errors import TemplateError
 from istio_init.inject.template.lexer import Token, place, tokenize
 from istio_init.inject.template.nodes import (
-    Action,
-    Bool,
-    Branch,
-    Call,
-    Command,
-    Dot,
-    Field,
-    FieldChain,
-    Identifier,
-    Jump,
-    Nil,
+    ActionNode,
+    BoolNode,
+    BranchNode,
+    CallNode,
+    CommandNode,
+    DotNode,
+    FieldChainNode,
+    FieldNode,
+    IdentifierNode,
+    JumpNode,
+    NilNode,
     Node,
-    Number,
+    NumberNode,
     Operand,
-    Pipeline,
-    String,
-    Text,
-    Variable,
+    PipelineNode,
+    StringNode,
+    TextNode,
+    VariableNode,
 )
 
 MAX_NESTING = 60
@@ -33,10 +33,11 @@ MAX_INT64 = 2**63 - 1
 MIN_INT64 = -(2**63)
 MAX_UINT64 = 2**64 - 1
 
-_CONSTANTS = (Bool, Dot, Nil, Number, String)
+_CONSTANTS = (BoolNode, DotNode, NilNode, NumberNode, StringNode)
 _STARTS_OPERAND = frozenset(
     {
-        "bool", "char", "dot", "field", "name", "number", "nil", "raw", "string", "variable", "open",
+        "bool", "char", "dot", "field", "name", "number", "nil", "raw", "string", "variable",
+        "open",
     }
 )  # fmt: skip
 _ESCAPES = {
@@ -189,7 +190,7 @@ class _Parser:
         """Return the next node; for ``end`` and ``else`` their token."""
         token = self.take()
         if token.kind == "text":
-            return Text(token.pos, token.text)
+            return TextNode(token.pos, token.text)
         if token.kind != "left":
             self.unexpected(token, "the text")
         word = self.take()
@@ -207,22 +208,24 @@ class _Parser:
                 self.expect("right", f"{{{{{word.kind}}}}}")
                 if not self.loops:
                     self.fail(word.pos, f"{{{{{word.kind}}}}} needs a {{{{range}}}} around it")
-                return Jump(word.kind, word.pos)
+                return JumpNode(word.kind, word.pos)
             case "template":
                 name = self.template_name("a template action")
                 if self.peek().kind == "right":
                     self.next += 1
-                    return Call(word.pos + 9, name, None)
-                return Call(word.pos + 9, name, self.pipeline("a template action"))
+                    return CallNode(word.pos + 9, name, None)
+                return CallNode(word.pos + 9, name, self.pipeline("a template action"))
             case "block":
                 name = self.template_name("a block")
                 pipeline = self.pipeline("a block")
                 self.body_of(name, token)
-                return Call(word.pos + 6, name, pipeline)
+                return CallNode(word.pos + 6, name, pipeline)
+            case _:
+                pass
         self.next -= 1
-        return Action(word.pos, self.pipeline("an action"))
+        return ActionNode(word.pos, self.pipeline("an action"))
 
-    def branch(self, word: Token) -> Branch:
+    def branch(self, word: Token) -> BranchNode:
         """Read an ``if``, ``with`` or ``range`` whose keyword has been read."""
         declared = len(self.variables)
         pipeline = self.pipeline(f"a {word.kind}")
@@ -240,7 +243,7 @@ class _Parser:
                 if end.kind != "end":
                     self.fail(end.pos, "a second {{else}} stands where {{end}} must be")
         del self.variables[declared:]
-        return Branch(word.kind, pipeline.pos, pipeline, body, otherwise)
+        return BranchNode(word.kind, pipeline.pos, pipeline, body, otherwise)
 
     def otherwise(self, word: Token) -> list[Node]:
         """Return the chain of ``else if`` or ``else with`` that begins at ``word``."""
@@ -257,10 +260,10 @@ class _Parser:
 
     # Pipelines
 
-    def pipeline(self, context: str, end: str = "right") -> Pipeline:
+    def pipeline(self, context: str, end: str = "right") -> PipelineNode:
         """Read commands up to the token ``end``, with the variables before them."""
         start = self.peek()
-        pipe = Pipeline(start.pos)
+        pipe = PipelineNode(start.pos)
         if start.kind == "variable":
             self.declarations(pipe, context)
         while True:
@@ -278,7 +281,7 @@ class _Parser:
                 self.fail(command.pos, f"{command.operands[0]} cannot take the value before the |")
         return pipe
 
-    def declarations(self, pipe: Pipeline, context: str) -> None:
+    def declarations(self, pipe: PipelineNode, context: str) -> None:
         """Read ``$x :=``, ``$x =`` and, in a range, ``$i, $x :=``."""
         while self.peek().kind == "variable":
             variable, after = self.peek(), self.tokens[self.next + 1]
@@ -298,9 +301,9 @@ class _Parser:
             if self.peek().kind not in {"variable", "right", "shut"}:
                 self.unexpected(self.peek(), "the variables of a range")
 
-    def command(self) -> Command:
+    def command(self) -> CommandNode:
         """Read operands up to a ``|``, which is taken, or the end of the pipeline."""
-        command = Command(self.peek().pos)
+        command = CommandNode(self.peek().pos)
         while True:
             operand = self.operand()
             if operand is not None:
@@ -326,13 +329,13 @@ class _Parser:
         names = []
         while self.peek().kind == "field" and not self.peek().spaced:
             names.append(self.take().text[1:])
-        if isinstance(operand, Field):
-            return Field(token.pos, operand.names + tuple(names))
-        if isinstance(operand, Variable):
-            return Variable(token.pos, operand.variable, operand.names + tuple(names))
+        if isinstance(operand, FieldNode):
+            return FieldNode(token.pos, operand.names + tuple(names))
+        if isinstance(operand, VariableNode):
+            return VariableNode(token.pos, operand.variable, operand.names + tuple(names))
         if isinstance(operand, _CONSTANTS):
             self.fail(token.pos, f"{operand} has no fields")
-        return FieldChain(token.pos, operand, tuple(names))
+        return FieldChainNode(token.pos, operand, tuple(names))
 
     def term(self) -> Operand | None:
         """Read a constant, variable, field, function or parenthesis, or nothing."""
@@ -343,24 +346,24 @@ class _Parser:
         text, pos = token.text, token.pos
         match token.kind:
             case "field":
-                return Field(pos, (text[1:],))
+                return FieldNode(pos, (text[1:],))
             case "name":
                 if text not in self.functions:
                     self.fail(pos, f'there is no function "{text}"')
                 self.used.add(text)
-                return Identifier(pos, text)
+                return IdentifierNode(pos, text)
             case "string" | "raw":
-                return String(pos, text, self.unquoted(token))
+                return StringNode(pos, text, self.unquoted(token))
             case "variable":
                 if text not in self.variables:
                     self.fail(pos, f"the variable {text} is not declared")
-                return Variable(pos, text, ())
+                return VariableNode(pos, text, ())
             case "dot":
-                return Dot(pos)
+                return DotNode(pos)
             case "bool":
-                return Bool(pos, text == "true")
+                return BoolNode(pos, text == "true")
             case "nil":
-                return Nil(pos)
+                return NilNode(pos)
             case "open":
                 self.parens += 1
                 if self.parens > MAX_NESTING:
@@ -370,7 +373,9 @@ class _Parser:
                 return inner
             case "char":
                 value = ord(self.unquoted(token))
-                return Number(pos, text, value, float(value), None)
+                return NumberNode(pos, text, value, float(value), None)
+            case _:
+                pass
         return self.number(token)
 
     # Constants
@@ -409,7 +414,7 @@ class _Parser:
         # Bytes that were written one by one may be a character together.
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
-    def number(self, token: Token) -> Number:
+    def number(self, token: Token) -> NumberNode:
         text, pos = token.text, token.pos
         if text.endswith("i"):
             return self.complex_number(token)
@@ -421,7 +426,7 @@ class _Parser:
             if value > MAX_UINT64 or value < MIN_INT64:
                 self.fail(pos, f"{text} does not fit in 64 bits")
             # Beyond the largest int it is still a float.
-            return Number(pos, text, value if value <= MAX_INT64 else None, float(value), None)
+            return NumberNode(pos, text, value if value <= MAX_INT64 else None, float(value), None)
         bare = text.replace("_", "")
         try:
             if _HEX_FLOAT.fullmatch(text):
@@ -435,19 +440,19 @@ class _Parser:
         if value_float in {float("inf"), float("-inf")}:
             self.fail(pos, f"{text} does not fit in 64 bits")
         whole = value_float.is_integer() and MIN_INT64 <= value_float <= MAX_INT64
-        return Number(pos, text, int(value_float) if whole else None, value_float, None)
+        return NumberNode(pos, text, int(value_float) if whole else None, value_float, None)
 
-    def complex_number(self, token: Token) -> Number:
+    def complex_number(self, token: Token) -> NumberNode:
         try:
             value = complex(token.text.replace("_", "")[:-1] + "j")
         except ValueError:
             self.fail(token.pos, f"{token.text} is not a number")
         if value.imag:
-            return Number(token.pos, token.text, None, None, value)
+            return NumberNode(token.pos, token.text, None, None, value)
         whole = int(value.real) if value.real.is_integer() else None
-        return Number(token.pos, token.text, whole, value.real, value)
+        return NumberNode(token.pos, token.text, whole, value.real, value)
 
 
 def _is_blank(body: list[Node]) -> bool:
     """Return whether a body prints nothing but blanks."""
-    return all(isinstance(node, Text) and not node.text.strip() for node in body)
+    return all(isinstance(node, TextNode) and not node.text.strip() for node in body)

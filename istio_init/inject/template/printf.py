@@ -7,7 +7,10 @@ errors: they are text in the result, as in Go.
 from __future__ import annotations
 
 import re
+from math import isfinite
+from typing import NamedTuple
 
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.printing import Printer, escaped, float_text, printed, quoted
 from istio_init.inject.template.values import (
@@ -23,10 +26,37 @@ from istio_init.inject.template.values import (
 MAX_WIDTH = 10_000
 MAX_STAR = 1_000_000
 
-_INDEX = r"(?:\[([0-9]*)\])?"
+_INDEX = r"(?:\[([^\]]*)\])?"
 _VERB = re.compile(
     rf"%([-+# 0]*){_INDEX}(\*|[0-9]+)?(?:(\.){_INDEX}(\*|[0-9]+)?)?{_INDEX}(.)?", re.DOTALL
 )
+
+
+class Verb(NamedTuple):
+    """A verb with what stands between it and the ``%``."""
+
+    letter: str
+    flags: str
+    width: int | None
+    precision: int | None
+
+    def padded(self, text: str, *, zeros: bool = False) -> str:
+        """Return ``text`` in the verb's width; ``zeros`` allows them as padding."""
+        width, flags = self.width, self.flags
+        if not width or len(text) >= width:
+            return text
+        if "-" in flags:
+            return text.ljust(width)
+        if zeros and "0" in flags:
+            sign = text[:1] if text[:1] in {"+", "-", " "} else ""
+            return sign + text[len(sign) :].rjust(width - len(sign), "0")
+        return text.rjust(width)
+
+    def signed(self, text: str) -> str:
+        """Return a number with the sign that the flags want."""
+        if text.startswith("-"):
+            return text
+        return ("+" if "+" in self.flags else " " if " " in self.flags else "") + text
 
 
 def sprintf(pattern: str, values: tuple[Value, ...]) -> str:
@@ -76,14 +106,14 @@ class _Format:
         else:
             self.taken += 1
             value = self.values[self.taken - 1]
-            put(formatted(verb, flags, width_number, precision_number, value))
+            put(formatted(Verb(verb, flags, width_number, precision_number), value, PartCounter()))
 
     def jump(self, index: str | None) -> bool:
         """Go to the operand of ``[index]``; return whether there is one."""
         if index is None:
             return True
         self.reordered = True
-        number = int(index[:9] or "0")
+        number = int(index[:9]) if index.isdecimal() and index.isascii() else 0
         if not 1 <= number <= len(self.values):
             return False
         self.taken = number - 1
@@ -134,184 +164,150 @@ class _Format:
         self.printer.put(")")
 
 
-def formatted(verb: str, flags: str, width: int | None, precision: int | None, value: Value) -> str:
+def formatted(verb: Verb, value: Value, parts: PartCounter) -> str:
     """Return one operand under one verb."""
-    if verb == "T":
-        return padded("<nil>" if value is None else type_name(value), flags, width)
-    if isinstance(value, Enum) and verb in "vsq":
+    parts.one()
+    letter = verb.letter
+    if letter == "T":
+        return verb.padded("<nil>" if value is None else type_name(value))
+    if isinstance(value, Enum) and letter in "vsq":
         value = value.name
-    names = False
-    if verb == "v" and "#" in flags:
-        return padded(go_syntax(value), flags, width)
-    if verb == "v" and "+" in flags:
-        flags, names = flags.replace("+", ""), True
+    if letter == "v" and "#" in verb.flags:
+        return verb.padded(go_syntax(value, parts))
+    names = letter == "v" and "+" in verb.flags
+    if names:
+        verb = verb._replace(flags=verb.flags.replace("+", ""))
+    text: str | None = None
     match value:
         case None:
-            return padded("<nil>" if verb == "v" else f"%!{verb}(<nil>)", flags, width)
+            return verb.padded("<nil>" if letter == "v" else f"%!{letter}(<nil>)")
         case bool():
-            if verb in "tv":
-                return padded("true" if value else "false", flags, width)
+            if letter in "tv":
+                text = verb.padded("true" if value else "false")
         case int():
-            text = _integer(verb, flags, width, precision, value)
-            if text is not None:
-                return text
+            text = _integer(verb, value)
         case float():
-            if verb in "veEfFgGxXb":
-                return _float(verb, flags, width, precision, value)
+            if letter in "veEfFgGxXb":
+                text = _float(verb, value)
         case str():
-            if verb in "vsqxX":
-                return _string(verb, flags, width, precision, value)
+            if letter in "vsqxX":
+                text = _string(verb, value)
         case list() | dict() | Struct():
-            return _compound(verb, flags, width, precision, value, names=names)
+            text = _compound(verb, value, parts, names=names)
         case _:
-            if verb in "vs":
-                return padded(printed(value), flags, width)
-    return f"%!{verb}({type_name(value)}={printed(value)})"
+            if letter in "vs":
+                text = verb.padded(printed(value))
+    return f"%!{letter}({type_name(value)}={printed(value)})" if text is None else text
 
 
-def padded(text: str, flags: str, width: int | None, zero: bool = False) -> str:
-    """Return ``text`` in ``width`` characters."""
-    if not width or len(text) >= width:
-        return text
-    if "-" in flags:
-        return text.ljust(width)
-    if zero and "0" in flags:
-        sign = text[:1] if text[:1] in {"+", "-", " "} else ""
-        return sign + text[len(sign) :].rjust(width - len(sign), "0")
-    return text.rjust(width)
-
-
-def _integer(
-    verb: str, flags: str, width: int | None, precision: int | None, value: int
-) -> str | None:
-    """Return an integer under ``verb``, or ``None`` where integers have no such verb."""
-    if verb == "c":
-        char = chr(value) if 0 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000 else "\ufffd"
-        return padded(char, flags, width)
-    if verb == "q":
-        char = chr(value) if 0 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000 else "\ufffd"
-        inner = "\\" + char if char in "'\\" else escaped(char, "+" in flags)
-        return padded(f"'{inner}'", flags, width)
-    if verb == "U":
-        return padded(f"U+{value:04X}", flags, width)
-    spelled = {"v": "d", "d": "d", "b": "b", "o": "o", "O": "o", "x": "x", "X": "X"}.get(verb)
+def _integer(verb: Verb, value: int) -> str | None:
+    """Return an integer, or ``None`` where integers have no such verb."""
+    letter, flags, width, precision = verb
+    if letter in "cq":
+        known = 0 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000
+        char = chr(value) if known else "\ufffd"
+        if letter == "c":
+            return verb.padded(char)
+        inner = "\\" + char if char in "'\\" else escaped(char, ascii_only="+" in flags)
+        return verb.padded(f"'{inner}'")
+    if letter == "U":
+        return verb.padded(f"U+{value:04X}")
+    spelled = {"v": "d", "d": "d", "b": "b", "o": "o", "O": "o", "x": "x", "X": "X"}.get(letter)
     if spelled is None:
         return None
     digits = format(abs(value), spelled)
     if precision is not None:
         digits = "" if precision == 0 and value == 0 else digits.rjust(precision, "0")
-    prefix = {"O": "0o", "x": "0x", "X": "0X", "o": "0", "b": "0b"}.get(verb, "")
-    if "#" not in flags and verb != "O":
+    prefix = {"O": "0o", "x": "0x", "X": "0X", "o": "0", "b": "0b"}.get(letter, "")
+    if "#" not in flags and letter != "O":
         prefix = ""
-    sign = "-" if value < 0 else "+" if "+" in flags else " " if " " in flags else ""
+    sign = "-" if value < 0 else verb.signed("")
     if precision is None and "0" in flags and "-" not in flags and width:
         digits = digits.rjust(width - len(sign), "0")
-    return padded(sign + prefix + digits, flags, width)
+    return verb.padded(sign + prefix + digits)
 
 
-def _float(verb: str, flags: str, width: int | None, precision: int | None, value: float) -> str:
-    """Return a float under ``verb``."""
-    if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124
-        text = float_text(value).lstrip("+") if "+" not in flags else float_text(value)
-        return padded("+Inf" if text == "Inf" else text, flags, width)
-    if verb == "b":
+def _float(verb: Verb, value: float) -> str:
+    letter, flags, _, precision = verb
+    if not isfinite(value):
+        text = float_text(value)
+        return verb.padded(text.lstrip("+") if text == "NaN" else text)
+    if letter == "b":
         raise FunctionError("printf cannot print a float with %b")
-    if verb in "xX":
-        return padded(_hex_float(verb, flags, precision, value), flags, width, zero=True)
-    if precision is None and verb in "vgG":
+    if letter in "xX":
+        text = _hex_float(verb, value)
+    elif precision is None and letter in "vgG":
         text = float_text(value)
     elif precision is None:
-        text = f"{value:.6{verb}}"
+        text = f"{value:.6{letter}}"
     else:
-        text = f"{value:{'#' if '#' in flags else ''}.{precision}{'g' if verb == 'v' else verb}}"
-    if verb == "G":
-        text = text.upper()
-    if not text.startswith("-"):
-        text = ("+" if "+" in flags else " " if " " in flags else "") + text
-    return padded(text, flags, width, zero=True)
+        spelled = "g" if letter == "v" else letter
+        text = f"{value:{'#' if '#' in flags else ''}.{precision}{spelled}}"
+    return verb.padded(verb.signed(text.upper() if letter in "GX" else text), zeros=True)
 
 
-def _hex_float(verb: str, flags: str, precision: int | None, value: float) -> str:
-    """Return a float in hexadecimal digits."""
-    if precision is not None:
+def _hex_float(verb: Verb, value: float) -> str:
+    if verb.precision is not None:
         raise FunctionError("printf cannot print a float with %x and a precision")
     mantissa, _, exponent = value.hex().partition("p")
     if "." in mantissa:
         mantissa = mantissa.rstrip("0").rstrip(".")
     power = int(exponent)
-    text = f"{mantissa}p{'-' if power < 0 else '+'}{abs(power):02}"
-    if not text.startswith("-"):
-        text = ("+" if "+" in flags else " " if " " in flags else "") + text
-    return text.upper() if verb == "X" else text
+    return f"{mantissa}p{'-' if power < 0 else '+'}{abs(power):02}"
 
 
-def _string(verb: str, flags: str, width: int | None, precision: int | None, value: str) -> str:
-    """Return a string under ``verb``."""
+def _string(verb: Verb, value: str) -> str:
+    letter, flags, _, precision = verb
     text = value if precision is None else value[:precision]
-    if verb == "q":
+    if letter == "q":
         if "#" in flags and "`" not in text and all(c == "\t" or c.isprintable() for c in text):
-            return padded(f"`{text}`", flags, width)
-        return padded(quoted(text, "+" in flags), flags, width)
-    if verb in "xX":
+            return verb.padded(f"`{text}`")
+        return verb.padded(quoted(text, ascii_only="+" in flags))
+    if letter in "xX":
         data = utf8(value) if precision is None else utf8(value)[:precision]
         text = data.hex(" ") if " " in flags else data.hex()
         if "#" in flags and text:
             text = "0x" + text.replace(" ", " 0x")
-        return padded(text.upper() if verb == "X" else text, flags, width)
-    return padded(text, flags, width)
+        return verb.padded(text.upper() if letter == "X" else text)
+    return verb.padded(text)
 
 
-def _compound(
-    verb: str,
-    flags: str,
-    width: int | None,
-    precision: int | None,
-    value: Value,
-    *,
-    names: bool,
-) -> str:
+def _compound(verb: Verb, value: Value, parts: PartCounter, *, names: bool) -> str:
     """Return a map, slice or struct: the verb goes to each of its members."""
 
     def one(item: Value) -> str:
-        if item is None:
-            return "<nil>"
-        return formatted(verb, flags, width, precision, item)
+        return "<nil>" if item is None else formatted(verb, item, parts)
 
     if isinstance(value, Struct):
-        if value.type.show is not None and verb in "vsq":
-            return formatted(verb, flags, width, precision, value.type.show(value))
-        text = " ".join(
+        if value.type.show is not None and verb.letter in "vsq":
+            return formatted(verb, value.type.show(value), parts)
+        members = [
             (f"{name}:" if names else "") + one(value.member(name)) for name in value.type.members
-        )
-        return "{" + text + "}"
+        ]
+        return "{" + " ".join(members) + "}"
     if isinstance(value, dict):
-        keys = sorted(value)
-        return "map[" + " ".join(f"{one(key)}:{one(value[key])}" for key in keys) + "]"
-    assert isinstance(value, list)  # noqa: S101
-    return "[" + " ".join(one(item) for item in value) + "]"
+        return f"map[{' '.join(f'{one(key)}:{one(value[key])}' for key in sorted(value))}]"
+    items = value if isinstance(value, list) else []
+    return f"[{' '.join(one(item) for item in items)}]"
 
 
-def go_syntax(value: Value) -> str:
+def go_syntax(value: Value, parts: PartCounter) -> str:
     """Return ``%#v`` of a value."""
-    match value:
-        case None:
-            return "<nil>"
-        case str():
-            return quoted(value)
-        case Uint8():
-            return f"0x{int(value):x}"
-        case float():
-            return float_text(value)
-        case dict():
-            items = ", ".join(f"{quoted(k)}:{go_inner(value[k])}" for k in sorted(value))
-            return f"{type_name(value)}{{{items}}}"
-        case list():
-            return f"{type_name(value)}{{{', '.join(go_inner(item) for item in value)}}}"
+    parts.one()
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, Uint8):
+        return f"0x{int(value):x}"
+    if isinstance(value, dict):
+        items = [f"{quoted(key)}:{_go_part(value[key], parts)}" for key in sorted(value)]
+        return f"{type_name(value)}{{{', '.join(items)}}}"
+    if isinstance(value, list):
+        return f"{type_name(value)}{{{', '.join(_go_part(item, parts) for item in value)}}}"
     if kind_name(value) in {"struct", "ptr"}:
         raise FunctionError(f"printf cannot print a {type_name(value)} with %#v")
-    return printed(value)
+    return "<nil>" if value is None else printed(value)
 
 
-def go_inner(value: Value) -> str:
+def _go_part(value: Value, parts: PartCounter) -> str:
     """Return ``%#v`` of what stands in a map or slice."""
-    return "interface {}(nil)" if value is None else go_syntax(value)
+    return "interface {}(nil)" if value is None else go_syntax(value, parts)

@@ -31,7 +31,7 @@ class Printer:
             raise LimitError(f"the text would be longer than {MAX_TEXT} characters")
         self.parts.append(text)
 
-    def value(self, value: Value, top: bool = False) -> None:
+    def value(self, value: Value, *, top: bool = False) -> None:
         """Append ``%v`` of a value; ``top`` says that it stands in no other."""
         match value:
             case str():
@@ -62,13 +62,13 @@ class Printer:
                     self.value(item)
                 self.put("]")
             case Struct():
-                self.struct(value, top)
+                self.struct(value, top=top)
             case NilPointer():
                 self.put("<nil>")
             case _:
                 self.put(str(value))
 
-    def struct(self, value: Struct, top: bool) -> None:
+    def struct(self, value: Struct, *, top: bool) -> None:
         """Append a struct: what its String method says, or its fields in braces."""
         if value.type.show is not None:
             self.put(value.type.show(value))
@@ -89,7 +89,7 @@ def printed(value: Value) -> str:
     if kind is str:
         return value  # type: ignore[return-value]
     if kind is int:
-        return int.__repr__(value)  # type: ignore[arg-type]
+        return int.__repr__(value)
     printer = Printer()
     printer.value(value, top=True)
     return "".join(printer.parts)
@@ -155,7 +155,7 @@ def complex_text(value: complex) -> str:
     return f"({float_text(value.real)}{imaginary}i)"
 
 
-def quoted(text: str, ascii_only: bool = False) -> str:
+def quoted(text: str, *, ascii_only: bool = False) -> str:
     """Return Go's ``%q`` of a string."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
@@ -164,12 +164,12 @@ def quoted(text: str, ascii_only: bool = False) -> str:
         if char in '"\\':
             out.append("\\" + char)
         else:
-            out.append(escaped(char, ascii_only))
+            out.append(escaped(char, ascii_only=ascii_only))
     out.append('"')
     return "".join(out)
 
 
-def escaped(char: str, ascii_only: bool) -> str:
+def escaped(char: str, *, ascii_only: bool) -> str:
     """Return one character as it stands between Go's quotes, but for quotes and backslashes."""
     code = ord(char)
     if char in _SIMPLE_ESCAPES:

@@ -14,9 +14,12 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError, LimitError
+
+if TYPE_CHECKING:
+    from typing import NoReturn, TypeAlias
 
 MAX_PATTERN = 1_000
 MAX_PROGRAM = 5_000
@@ -40,18 +43,18 @@ _NAMED = re.compile(r"\?P?<([A-Za-z0-9_]+)>")
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Piece:
     """A piece of a pattern: what it is, what it tests, and its parts."""
 
     kind: str
     test: Test | None = None
-    parts: tuple[Node, ...] = ()
+    parts: tuple[Piece, ...] = ()
     number: int = 0
     most: int | None = None
     lazy: bool = False
 
 
-EMPTY = Node("empty")
+EMPTY = Piece("empty")
 
 
 def _ranges(text: str) -> list[tuple[str, str]]:
@@ -92,7 +95,7 @@ def _not(test: Test) -> Test:
     return lambda char: not test(char)
 
 
-class _Parser:
+class _PatternReader:
     """Reads a pattern."""
 
     def __init__(self, pattern: str) -> None:
@@ -106,7 +109,7 @@ class _Parser:
         shown = self.pattern if len(self.pattern) <= 60 else self.pattern[:57] + "..."
         raise FunctionError(f"the regular expression `{shown}` is wrong: {why}")
 
-    def parse(self) -> Node:
+    def parse(self) -> Piece:
         if len(self.pattern) > MAX_PATTERN:
             raise LimitError(f"a regular expression has at most {MAX_PATTERN} characters")
         node = self.alternatives()
@@ -114,25 +117,25 @@ class _Parser:
             self.fail("a ) has no (")
         return node
 
-    def alternatives(self) -> Node:
+    def alternatives(self) -> Piece:
         flags = self.fold, self.multiline, self.dotall, self.ungreedy
         branches = [self.sequence()]
         while self.pattern.startswith("|", self.pos):
             self.pos += 1
             branches.append(self.sequence())
         self.fold, self.multiline, self.dotall, self.ungreedy = flags
-        return branches[0] if len(branches) == 1 else Node("either", parts=tuple(branches))
+        return branches[0] if len(branches) == 1 else Piece("either", parts=tuple(branches))
 
-    def sequence(self) -> Node:
-        parts: list[Node] = []
+    def sequence(self) -> Piece:
+        parts: list[Piece] = []
         while self.pos < len(self.pattern) and self.pattern[self.pos] not in "|)":
             node = self.atom()
             if node is None:
                 continue
             parts.extend(self.repeated(node))
-        return Node("sequence", parts=tuple(parts))
+        return Piece("sequence", parts=tuple(parts))
 
-    def repeated(self, node: Node) -> list[Node]:
+    def repeated(self, node: Piece) -> list[Piece]:
         """Return an atom with the repetitions behind it; a quoted text is several."""
         before = list(node.parts[:-1]) if node.kind == "quoted" else []
         if node.kind == "quoted":
@@ -159,36 +162,38 @@ class _Parser:
                 self.fail("a repetition is repeated")
             lazy = self.pattern.startswith("?", self.pos)
             self.pos += lazy
-            node = Node("repeat", parts=(node,), number=low, most=most, lazy=lazy != self.ungreedy)
+            node = Piece("repeat", parts=(node,), number=low, most=most, lazy=lazy != self.ungreedy)
         return [*before, node]
 
-    def atom(self) -> Node | None:
+    def atom(self) -> Piece | None:
         char = self.pattern[self.pos]
         self.pos += 1
         match char:
             case "(":
                 return self.group()
             case "[":
-                return Node("char", self.char_class())
+                return Piece("char", self.char_class())
             case ".":
-                return Node("char", (lambda _: True) if self.dotall else lambda c: c != "\n")
+                return Piece("char", (lambda _: True) if self.dotall else lambda c: c != "\n")
             case "^":
-                return Node("assert", number=ord("^" if self.multiline else "A"))
+                return Piece("assert", number=ord("^" if self.multiline else "A"))
             case "$":
-                return Node("assert", number=ord("$" if self.multiline else "z"))
+                return Piece("assert", number=ord("$" if self.multiline else "z"))
             case "\\":
                 return self.escape()
             case "*" | "+" | "?":
                 self.fail(f"there is nothing for {char} to repeat")
+            case _:
+                pass
         return self.literal(char)
 
-    def literal(self, char: str) -> Node:
+    def literal(self, char: str) -> Piece:
         def test(found: str) -> bool:
             return found == char
 
-        return Node("char", _folded(test) if self.fold else test)
+        return Piece("char", _folded(test) if self.fold else test)
 
-    def group(self) -> Node | None:
+    def group(self) -> Piece | None:
         number = 0
         if self.pattern.startswith("?", self.pos):
             named = _NAMED.match(self.pattern, self.pos)
@@ -209,14 +214,14 @@ class _Parser:
             raise LimitError(f"a regular expression has at most {MAX_GROUPS} groups")
         node = self.alternatives()
         self.close()
-        return Node("group", parts=(node,), number=number)
+        return Piece("group", parts=(node,), number=number)
 
     def close(self) -> None:
         if not self.pattern.startswith(")", self.pos):
             self.fail("a ( is not closed")
         self.pos += 1
 
-    def flags(self, found: re.Match[str]) -> Node | None:
+    def flags(self, found: re.Match[str]) -> Piece | None:
         """Set flags up to the end of the group that they stand in, or for their own."""
         before = self.fold, self.multiline, self.dotall, self.ungreedy
         self.pos = found.end()
@@ -229,29 +234,29 @@ class _Parser:
         node = self.alternatives()
         self.close()
         self.fold, self.multiline, self.dotall, self.ungreedy = before
-        return Node("sequence", parts=(node,))
+        return Piece("sequence", parts=(node,))
 
     # Escapes and classes
 
-    def escape(self) -> Node:
+    def escape(self) -> Piece:
         char = self.pattern[self.pos : self.pos + 1]
         if not char:
             self.fail("a \\ stands at its end")
         if char in "AzbB":
             self.pos += 1
-            return Node("assert", number=ord(char))
+            return Piece("assert", number=ord(char))
         if char == "Q":
             end = self.pattern.find("\\E", self.pos)
             text = self.pattern[self.pos + 1 : end if end >= 0 else None]
             self.pos = end + 2 if end >= 0 else len(self.pattern)
-            return Node("quoted", parts=tuple(self.literal(letter) for letter in text))
+            return Piece("quoted", parts=tuple(self.literal(letter) for letter in text))
         test = self.class_escape()
         if test is not None:
-            return Node("char", test)
+            return Piece("char", test)
         return self.literal(self.escaped_char())
 
     def class_escape(self) -> Test | None:
-        """Return the test of ``\\d``, ``\\pL`` and the like, or ``None``."""
+        r"""Return the test of ``\\d``, ``\\pL`` and the like, or ``None``."""
         char = self.pattern[self.pos : self.pos + 1]
         if char and char.lower() in _PERL:
             self.pos += 1
@@ -378,7 +383,7 @@ class _Assembler:
             known_target if target is None else target,
         )
 
-    def node(self, node: Node) -> None:
+    def node(self, node: Piece) -> None:
         match node.kind:
             case "char":
                 self.put("char", node.test)
@@ -395,8 +400,10 @@ class _Assembler:
                 self.either(node.parts)
             case "repeat":
                 self.repeat(node)
+            case _:
+                pass
 
-    def either(self, parts: tuple[Node, ...]) -> None:
+    def either(self, parts: tuple[Piece, ...]) -> None:
         jumps = []
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
@@ -419,7 +426,7 @@ class _Assembler:
 
         return set_ways
 
-    def repeat(self, node: Node) -> None:
+    def repeat(self, node: Piece) -> None:
         part = node.parts[0]
         for _ in range(node.number):
             self.node(part)
@@ -454,7 +461,7 @@ def compiled(pattern: str) -> Regex:
     Raises:
         FunctionError: it is no pattern of Go's, or too large.
     """
-    parser = _Parser(pattern)
+    parser = _PatternReader(pattern)
     try:
         node = parser.parse()
         assembler = _Assembler()
@@ -558,6 +565,8 @@ def _holds(kind: int, text: str, pos: int) -> bool:
             return pos == 0 or text[pos - 1] == "\n"
         case "$":
             return pos == len(text) or text[pos] == "\n"
+        case _:
+            pass
     before = pos > 0 and _is_word(text[pos - 1])
     behind = pos < len(text) and _is_word(text[pos])
     return (before != behind) is (chr(kind) == "b")

@@ -20,10 +20,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
-from istio_init.inject.template.errors import FunctionError, LimitError
+from istio_init.inject.template.budget import PartCounter
+from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.values import StringMap, Struct, StructList, Value
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 # Text in which no letter can be mistaken for YAML, also where it is cut short.
 WORD = "harmlessword"
@@ -31,7 +35,6 @@ SHORTEST = 4
 MAX_SAFE = 256
 MAX_BLAMED = 20
 MAX_BLAMED_SIZE = 100_000
-MAX_PARTS = 20_000
 
 _PLAIN = r"[A-Za-z0-9_/](?:[A-Za-z0-9._/@+=-]|:(?=[A-Za-z0-9_/]))*"
 SAFE = re.compile(_PLAIN)
@@ -120,6 +123,8 @@ class HarmlessStruct(Struct):
                 return masked
             case list():
                 return [self.mask(item) for item in data]
+            case _:
+                pass
         return data
 
 
@@ -133,7 +138,7 @@ def holds_word(text: str) -> bool:
     return WORD[:SHORTEST] in text.lower()
 
 
-def is_safe(text: Tainted, in_quotes: bool) -> bool:
+def is_safe(text: Tainted, *, in_quotes: bool) -> bool:
     """Return whether YAML reads a text like a harmless one, wherever it is printed."""
     if not text:
         return True
@@ -150,20 +155,18 @@ def marked_origin(value: Value) -> str:
         return ""
     if isinstance(value, Tainted | Struct | TaintedStringMap):
         return value.origin
-    return _first_origin(value, [MAX_PARTS]) or "the pod"
+    return _first_origin(value, PartCounter()) or "the pod"
 
 
 def hidden_origin(value: Value) -> str:
     """Return the same, but look at everything in a map or list."""
     if isinstance(value, dict | list):
-        return _first_origin(value, [MAX_PARTS])
+        return _first_origin(value, PartCounter())
     return marked_origin(value)
 
 
-def _first_origin(value: Value, left: list[int]) -> str:
-    left[0] -= 1
-    if left[0] < 0:
-        raise LimitError(f"a value has more than {MAX_PARTS} parts")
+def _first_origin(value: Value, parts: PartCounter) -> str:
+    parts.one()
     if isinstance(value, Tainted | Struct | TaintedStringMap):
         return value.origin
     items: Iterable[Value] = ()
@@ -171,7 +174,7 @@ def _first_origin(value: Value, left: list[int]) -> str:
         items = (part for pair in value.items() for part in pair)
     elif isinstance(value, list):
         items = value
-    return next((found for item in items if (found := _first_origin(item, left))), "")
+    return next((found for item in items if (found := _first_origin(item, parts))), "")
 
 
 def harmless(value: Value) -> Value:
@@ -180,13 +183,11 @@ def harmless(value: Value) -> Value:
     Raises:
         LimitError: the value has too many parts.
     """
-    return _harmless(value, [MAX_PARTS])
+    return _harmless(value, PartCounter())
 
 
-def _harmless(value: Value, left: list[int]) -> Value:
-    left[0] -= 1
-    if left[0] < 0:
-        raise LimitError(f"a value has more than {MAX_PARTS} parts")
+def _harmless(value: Value, parts: PartCounter) -> Value:
+    parts.one()
     match value:
         case Tainted():
             return value.harmless()
@@ -195,14 +196,16 @@ def _harmless(value: Value, left: list[int]) -> Value:
         case Struct():
             return HarmlessStruct(value.type, value.data, "")
         case StructList():
-            return StructList(value.item, [_harmless(item, left) for item in value])
+            return StructList(value.item, [_harmless(item, parts) for item in value])
         case dict():
             return {
-                f"{WORD}{number:04}" if type(key) is Tainted else key: _harmless(value[key], left)
+                f"{WORD}{number:04}" if type(key) is Tainted else key: _harmless(value[key], parts)
                 for number, key in enumerate(sorted(value))
             }
         case list():
-            return [_harmless(item, left) for item in value]
+            return [_harmless(item, parts) for item in value]
+        case _:
+            pass
     return value
 
 
@@ -218,13 +221,11 @@ def taint(value: Value, origin: str, maker: Maker | None = None) -> Value:
     Raises:
         LimitError: the value has too many parts.
     """
-    return _tainted(value, origin, maker, [MAX_PARTS])
+    return _tainted(value, origin, maker, PartCounter())
 
 
-def _tainted(value: Value, origin: str, maker: Maker | None, left: list[int]) -> Value:
-    left[0] -= 1
-    if left[0] < 0:
-        raise LimitError(f"a value has more than {MAX_PARTS} parts")
+def _tainted(value: Value, origin: str, maker: Maker | None, parts: PartCounter) -> Value:
+    parts.one()
     match value:
         case Tainted() | TaintedMap() | TaintedList() | StructList():
             return value
@@ -239,12 +240,14 @@ def _tainted(value: Value, origin: str, maker: Maker | None, left: list[int]) ->
         case dict():
             return TaintedMap(
                 {
-                    Tainted.of(key, origin): _tainted(item, origin, None, left)
+                    Tainted.of(key, origin): _tainted(item, origin, None, parts)
                     for key, item in value.items()
                 }
             )
         case list():
-            return TaintedList([_tainted(item, origin, None, left) for item in value])
+            return TaintedList([_tainted(item, origin, None, parts) for item in value])
+        case _:
+            pass
     return value
 
 

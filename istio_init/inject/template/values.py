@@ -16,11 +16,13 @@ escapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from istio_init.inject.template.errors import FunctionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 Value: TypeAlias = object
 
@@ -204,6 +206,8 @@ def type_name(value: Value) -> str:
             return f"*{value.type.name}" if value.type.pointer else value.type.name
         case NilPointer():
             return f"*{value.go_type}"
+        case _:
+            pass
     raise FunctionError(f"a {type(value).__name__} is no value of a template")
 
 
@@ -222,6 +226,8 @@ def kind_name(value: Value) -> str:
             return "ptr" if value.type.pointer else "struct"
         case NilPointer():
             return "ptr"
+        case _:
+            pass
     return type_name(value)
 
 

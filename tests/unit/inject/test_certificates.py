@@ -82,8 +82,9 @@ def test_the_stages_of_an_authority() -> None:
     assert third == Authorities(second.upcoming, None, (first.current.certificate,))
     assert third.bundle == second.bundle
 
-    last = renewed(third, START + timedelta(days=31), TERMS)
-    assert last.former == ()
+    # The last certificate of the former one expires, two days later.
+    assert renewed(third, due + timedelta(hours=53), TERMS).former == third.former
+    assert renewed(third, due + timedelta(hours=55), TERMS).former == ()
 
 
 def test_an_authority_that_has_expired_is_replaced_at_once() -> None:
@@ -102,8 +103,10 @@ def test_a_server_does_not_outlive_its_authority() -> None:
     assert pair.parsed.not_valid_after_utc == first.current.parsed.not_valid_after_utc
     assert is_signed_by(pair, first.current)
     assert not is_signed_by(pair, renewed(None, START, TERMS).current)
-    assert not is_due(pair.certificate, moment)
-    assert is_due(pair.certificate, moment + timedelta(hours=17))
+    assert not is_due(pair.certificate, moment, TERMS.server)
+    assert is_due(pair.certificate, moment + timedelta(hours=17), TERMS.server)
+    # Who shortens the terms does not wait for what was issued under others.
+    assert is_due(pair.certificate, moment + timedelta(hours=2), timedelta(hours=3))
 
 
 def test_openssl_takes_the_pair(tmp_path_factory: pytest.TempPathFactory) -> None:

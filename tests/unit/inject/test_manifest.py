@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from istio_init.inject.manifest import rewrite
 from istio_init.inject.problems import InjectionError, error
-from istio_init.inject.splice import same
+from istio_init.inject.record import record_of
+from istio_init.inject.splice import Edit, equivalent, same
 from istio_init.inject.yaml import load, load_documents
 from tests.unit.inject.manifests import Layout, changed, documents, layouts
+from tests.unit.settings import tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from istio_init.inject.plain_data import PlainValue
 
 _OTHER = "# an other one\napiVersion: v1 # c\nkind:   ConfigMap\ndata: {  a: y}\n"
-_slow = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+_slow = settings(tried, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def to(value: PlainValue) -> Callable[[ManifestDocument], PlainValue]:
@@ -32,13 +35,6 @@ def to(value: PlainValue) -> Callable[[ManifestDocument], PlainValue]:
 
 def kept(document: ManifestDocument) -> PlainValue:
     return document.value
-
-
-def without_nulls(value: PlainValue) -> PlainValue:
-    """Return a value as Kubernetes sees it."""
-    if isinstance(value, dict):
-        return {key: without_nulls(one) for key, one in value.items() if one is not None}
-    return [without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 @_slow
@@ -57,15 +53,28 @@ def test_the_text_means_the_new_value_and_the_old_text_can_be_had_back(
     new = {"kind": "Test"} | data.draw(changed(old))
     result = rewrite(text, "app.yaml", to(new), record=True)
     after = load_documents(result.text)
-    assert same(without_nulls(after[0].value), without_nulls(new)), (text, result.text)
+    assert equivalent(after[0].value, new), (text, result.text)
     if not at_end:
         assert result.text.endswith(f"---\n{_OTHER}".replace("\n", newline))
     assert rewrite(result.text, "app.yaml", kept).text == text, result.text
     assert rewrite(result.text, "app.yaml", to(new), record=True).text == result.text
 
 
+def like_kubernetes(value: PlainValue) -> bool:
+    """Whether lists hold scalars, or maps that each have a name."""
+    if isinstance(value, dict):
+        return all(map(like_kubernetes, value.values()))
+    if isinstance(value, list):
+        return all(
+            like_kubernetes(one) and "name" in one if isinstance(one, dict) else
+            not isinstance(one, list)
+            for one in value
+        )  # fmt: skip
+    return True
+
+
 @_slow
-@given(st.data(), documents, layouts())
+@given(st.data(), documents.filter(like_kubernetes), layouts())
 def test_lines_are_only_added_to_block_style(
     data: st.DataObject, value: PlainValue, layout: Layout
 ) -> None:
@@ -77,7 +86,7 @@ def test_lines_are_only_added_to_block_style(
     old = load(text)
     new = data.draw(changed(old, only_added=True))
     result = rewrite(text, "app.yaml", to(new))
-    assert same(without_nulls(load(result.text)), without_nulls(new))
+    assert equivalent(load(result.text), new)
     if result.notes or "[]" in text or "{}" in text or "[ ]" in text or "{ }" in text:
         return
     lines = iter(result.text.splitlines())
@@ -174,6 +183,20 @@ SPLICES = {
     ),
     "- a: 1\n  b: 2\n": ([{"b": 2}], "- b: 2\n"),
     "? a\n: b\n": ({"a": "b", "c": 1}, "? a\n: b\nc: 1\n"),
+    "a: |\n  x\n   \nb: 1\n": ({"a": "x\n \n", "b": 1, "c": 1}, "a: |\n  x\n   \nb: 1\nc: 1\n"),
+    "b:\n  a: |\n    x\n     \n": (
+        {"b": {"a": "x\n \n", "c": 1}},
+        "b:\n  a: |\n    x\n     \n  c: 1\n",
+    ),
+    "b:\n  a: |+\n    x\n\n": ({"b": {"a": "x\n\n", "c": 1}}, "b:\n  a: |+\n    x\n\n  c: 1\n"),
+    "b:\n  a: |\n    x\n\n": ({"b": {"a": "x\n", "c": 1}}, "b:\n  a: |\n    x\n  c: 1\n\n"),
+    "a : # - b: *x\n  - # c: 'd\n    1\n": (
+        {"a": [1, 2]},
+        "a : # - b: *x\n  - # c: 'd\n    1\n  - 2\n",
+    ),
+    "x: {a: 1}\n": ({"x": {"b": 2}}, "x: {b: 2}\n"),
+    "- 1\n": ([0, 1], "- 0\n- 1\n"),
+    "a: 1\nb:\n": ({"a": 1}, "a: 1\nb:\n"),
     "--- {a: 1}\n": ({"a": 1, "b": 2}, "--- {a: 1, b: 2}\n"),
     "a: null\nb: 1\n": ({"b": 1}, "a: null\nb: 1\n"),
 }
@@ -185,7 +208,7 @@ def test_little_of_the_text_changes(before: str, expected: tuple[PlainValue, str
     result = rewrite(before, "f", to(new))
     if text is not None:
         assert (result.text, result.notes) == (text, ())
-    assert same(without_nulls(load(result.text)), without_nulls(new))
+    assert equivalent(load(result.text), new)
 
 
 ANEW = {
@@ -196,6 +219,8 @@ ANEW = {
     "a:\n  b: 1\n": ({"a": [1]}, "a map takes the place of a list"),
     "- - 1\n  - 2\n": ([[3, 1, 2]], None),
     "- - 1\n  - 2\n- 5": ([[2], 5], "line of another"),
+    "&x a: b\nc: {*x : d}\n": ({"a": "b", "c": {"a": "e"}}, "a key is an alias"),
+    "- a: 1\n": ([{"b": 2}], "the first entries of an item go"),
     "a: |\n  x": ({"a": "x", "b": 1}, "without a line break"),
 }
 
@@ -295,3 +320,71 @@ def test_a_record_counts_only_if_it_is_trusted() -> None:
     result = rewrite(RECORDED, "f", to(new | {"d": 1}), trust=trust)
     assert result.text == "a: 1\nb: x\nc: 2\nd: 1\n"
     assert (seen[0].value, seen[0].live) == ({"a": 1, "b": "x"}, new)
+
+
+HOSTILE = {
+    "a long list": ("a:\n" + "- {name: x}\n" * 30_000, {"a": [{"name": "y"}] * 30_000}),
+    "a long flow list": ("a: [" + "1, " * 50_000 + "]\n", {"a": [2] * 40_000}),
+    "sets": ("a:\n" + "".join(f"  ? k{i}\n" for i in range(20_000)), {"a": {"k1": 1}}),
+    "comments": (f"a: {'# ' * 50_000}\n  b: 1\n", {"a": {"b": 1, "c": 2}}),
+    "an alias behind comments": (f"x: &x 1\na: {'# ' * 50_000}\n  *x\n", {"x": 1, "a": 2}),
+    "depth": (
+        "".join("  " * depth + "a:\n" for depth in range(90))
+        + "".join("  " * 90 + f"k{i}: 1\n" for i in range(2000)),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_is_changed_soon(name: str) -> None:
+    text, new = HOSTILE[name]
+    if new is None:
+        new = load(text.replace("k1: 1", "k1: 2"))
+    began = time.process_time()
+    result = rewrite(text, "f", to(new), record=True)
+    assert equivalent(load(result.text), new)
+    assert rewrite(result.text, "f", kept).text == text
+    assert time.process_time() - began < 20
+
+
+def test_a_record_of_a_text_that_cannot_be_read_is_left_alone() -> None:
+    for before in ("b: [\n", "b: 1\n---\nc: 1\n", "# nothing\n", '{"b": 1}\n'):
+        text = "a: 1\n" + record_of(before, [Edit(0, len(before), "a: 1\n")]) + "\n"
+        assert rewrite(text, "f", kept).text == "a: 1\n"
+
+
+def test_a_document_that_is_one_value_is_written_anew() -> None:
+    result = rewrite("--- x\n", "f", to({"a": 1}))
+    assert load(result.text) == {"a": 1}
+    assert "the whole document changes" in result.notes[0].why
+
+
+def test_a_change_begins_with_what_is_recovered() -> None:
+    def recover(document: ManifestDocument) -> PlainValue:
+        return {key: value for key, value in document.value.items() if key != "old"}
+
+    seen: list[PlainValue] = []
+
+    def change(document: ManifestDocument) -> PlainValue:
+        seen.append(document.value)
+        return document.value | {"new": 2}
+
+    text = "a: 1 # c\nold: 1\nb: 1\n"
+    result = rewrite(text, "f", change, recover=recover, record=True)
+    assert seen == [{"a": 1, "b": 1}]
+    assert result.text.startswith("a: 1 # c\nb: 1\nnew: 2\n# istio-init uninject: ")
+    assert rewrite(result.text, "f", kept).text == "a: 1 # c\nb: 1\n"
+    assert rewrite(text, "f", kept, recover=recover).text == "a: 1 # c\nb: 1\n"
+
+
+def test_lines_are_those_of_what_is_nearest() -> None:
+    lines: list[int] = []
+
+    def change(document: ManifestDocument) -> PlainValue:
+        paths = ((), ("a",), ("a", "b"), ("a", "b", 1, "c"), ("a", "x", "y"), ("a", "b", 9))
+        lines.extend(document.line_of(path) for path in paths)
+        return document.value
+
+    rewrite("# top\na:\n  b:\n  - 1\n  - d: 2\n    c: 3\n", "f", change)
+    assert lines == [2, 2, 3, 6, 2, 3]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from istio_init.inject.merge import strategic_merge
 from istio_init.inject.pod_fields import MERGE_KEYS, Shape, fields_of
 from istio_init.inject.problems import InjectionError
+from tests.unit.settings import tried
 
 Json = dict[str, Any]
 
@@ -132,6 +133,24 @@ def test_every_list_with_a_key_holds_structs_that_have_it() -> None:
             {"spec": {"x-own": {"deep": {"a": 1, "b": 2}}}},
             id="unknown maps are merged too",
         ),
+        pytest.param(
+            spec(),
+            {"spec": {"nodeSelector": {"$patch": "delete"}, "volumes": [{"$patch": "replace"}]}},
+            {"spec": {"volumes": []}},
+            id="what only deletes adds nothing",
+        ),
+        pytest.param(
+            spec(),
+            spec(affinity={"nodeAffinity": {"$patch": "delete"}}),
+            spec(affinity={}),
+            id="also inside of what is new",
+        ),
+        pytest.param(
+            spec(containers=["odd", {"name": "a"}]),
+            spec(containers=[{"name": "a", "image": "1"}]),
+            spec(containers=["odd", {"name": "a", "image": "1"}]),
+            id="an old item that is no map stays",
+        ),
     ],
 )
 def test_a_patch(old: Json, patch: Json, merged: Json) -> None:
@@ -203,18 +222,21 @@ def pods(draw: st.DrawFn) -> Json:
     }
 
 
+@tried
 @given(pods(), pods())
 def test_a_patch_laid_over_twice_is_laid_over_once(old: Json, patch: Json) -> None:
     once = strategic_merge(old, patch)
     assert strategic_merge(once, patch) == once
 
 
+@tried
 @given(pods())
 def test_an_empty_patch_changes_nothing(old: Json) -> None:
     assert strategic_merge(old, {}) == old
     assert strategic_merge(old, {"spec": {}, "metadata": {}}) == old
 
 
+@tried
 @given(pods(), pods())
 def test_a_merge_changes_nothing_that_it_is_given(old: Json, patch: Json) -> None:
     before = copy.deepcopy((old, patch))
@@ -222,6 +244,7 @@ def test_a_merge_changes_nothing_that_it_is_given(old: Json, patch: Json) -> Non
     assert (old, patch) == before
 
 
+@tried
 @given(pods(), pods())
 def test_nothing_of_the_patch_is_lost_and_nothing_else_is_added(old: Json, patch: Json) -> None:
     merged = strategic_merge(old, patch)
@@ -237,6 +260,7 @@ def test_nothing_of_the_patch_is_lost_and_nothing_else_is_added(old: Json, patch
         assert result[name] == mine[name]
 
 
+@tried
 @given(names, names)
 def test_both_lists_keep_their_order_in_the_merged_one(old: list[str], patch: list[str]) -> None:
     merged = strategic_merge(named(" ".join(old)), named(" ".join(patch)))

@@ -98,6 +98,8 @@ def test_the_spelling_of_protobuf_is_read_too() -> None:
         ("proxyMetadata", {"A": 1}),
         ("extraStatTags", "a"),
         ("extraStatTags", [1]),
+        ("tracing", {"sampling": "much"}),
+        ("tracing", {"maxPathTagLength": -1}),
         ("image", "debug"),
         ("meshId", 5),
         ("holdApplicationUntilProxyStarts", "yes"),
@@ -127,7 +129,7 @@ def test_good_values() -> None:
         "statusPort": 15021.0,
         "extraStatTags": ["a"],
         "proxyMetadata": {"A": "1"},
-        "tracing": {},
+        "tracing": {"sampling": 1.5},
         "nosuchfield": 1,
         "meshId": None,
     }
@@ -137,7 +139,7 @@ def test_good_values() -> None:
         "statusPort": 15021,
         "extraStatTags": ["a"],
         "proxyMetadata": {"A": "1"},
-        "tracing": {},
+        "tracing": {"sampling": 1.5},
     }
 
 
@@ -147,3 +149,11 @@ def test_an_annotation_over_the_mesh() -> None:
     changed = with_proxy_config(mesh, {"statusPort": 1})
     assert changed["defaultConfig"] == {**mesh["defaultConfig"], "statusPort": 1}
     assert mesh["defaultConfig"]["statusPort"] == 15020
+
+
+def test_free_fields_are_taken_as_they_are() -> None:
+    labels = {"a": "%A%", "b": [1]}
+    provider = {"name": "log", "envoyFileAccessLog": {"logFormat": {"labels": labels}}}
+    assert (
+        mesh_config({"extensionProviders": [provider]}, NEW)["extensionProviders"][-1] == provider
+    )

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from istio_init.inject.containers import (
@@ -24,6 +24,7 @@ from istio_init.inject.request import PodRequest
 from tests.injection.compare import comparable
 from tests.unit.inject.pods import PROXY, Json, container, pod, variables
 from tests.unit.inject.samples import admitted, by_hand, new, old
+from tests.unit.settings import tried
 
 if TYPE_CHECKING:
     from istio_init.inject.settings import Settings
@@ -400,6 +401,18 @@ def test_an_empty_pod_is_injected_too(metadata: Json, spec: Json) -> None:
         assert "istio-proxy" in names(admitted({"metadata": metadata, "spec": spec}, chosen))
 
 
+def test_the_proxy_of_an_older_injector_becomes_native_with_what_it_has() -> None:
+    record = {"sidecar.istio.io/status": json.dumps({"containers": ["istio-proxy"]})}
+    own = {**PROXY, "args": ["older"], "env": [{"name": "OLDER", "value": "1"}]}
+    injected = pod(container(), own, annotations=record)
+    native = by_hand(injected, new(native=True))
+    assert names(native) == ["app"]
+    assert proxy_of(native)["args"] == ["older"]
+    assert variables(proxy_of(native))["OLDER"] == "1"
+    assert "proxy.istio.io/overrides" not in annotations_of(native)
+    assert by_hand(injected, new()) == by_hand(pod(container()), new())
+
+
 # Release 1.0
 
 
@@ -494,6 +507,22 @@ def test_a_pod_that_another_program_injected_gets_all_twice_by_hand_and_a_warnin
     assert names(admitted(once, old())) == ["app", "istio-proxy"]
 
 
+def test_defaults_of_what_has_little() -> None:
+    from istio_init.inject.settings import SettingsFile, load_settings
+
+    template = (
+        "containers: [{name: a, livenessProbe: {exec: {command: [x]}}}]\nvolumes: [{name: v}]"
+    )
+    chosen = load_settings(SettingsFile(json.dumps({"template": template}), "config"))
+    result = admitted(pod(), chosen)
+    added = named(result, "a")
+    assert added is not None
+    assert added["livenessProbe"]["exec"] == {"command": ["x"]}
+    assert added["livenessProbe"]["periodSeconds"] == 10
+    assert result["spec"]["volumes"] == [{"name": "v", "emptyDir": {}}]
+    assert "initContainers" not in result["spec"]
+
+
 @pytest.mark.parametrize("template", ["[[ .ObjectMeta.Nope ]]", "- a", "a: [", "containers: 5"])
 def test_a_template_of_1_0_that_gives_no_containers_is_refused(template: str) -> None:
     from istio_init.inject.settings import SettingsFile, load_settings
@@ -577,7 +606,7 @@ def pods(draw: st.DrawFn) -> Json:
 chosen = st.sampled_from(sorted(ALL))
 
 
-@settings(max_examples=300)
+@tried
 @given(pods(), chosen, chosen, st.sampled_from([by_hand, admitted]))
 def test_an_injection_in_between_by_any_settings_makes_no_difference(
     original: Json,
@@ -591,7 +620,7 @@ def test_an_injection_in_between_by_any_settings_makes_no_difference(
     assert comparable(unrecorded(result)) == comparable(unrecorded(wanted))
 
 
-@settings(max_examples=200)
+@tried
 @given(pods(), chosen, st.sampled_from([by_hand, admitted]))
 def test_an_injection_changes_nothing_that_it_is_given(
     original: Json,
@@ -605,7 +634,7 @@ def test_an_injection_changes_nothing_that_it_is_given(
     assert (original, result) == (before, again)
 
 
-@settings(max_examples=200)
+@tried
 @given(pods(), chosen)
 def test_the_original_is_recovered(original: Json, name: str) -> None:
     assume(recorded(original, name))
@@ -642,6 +671,7 @@ def sorted_proxy(value: Any) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
+@tried
 @given(pods(), chosen)
 def test_the_order_of_keys_makes_no_difference(original: Json, name: str) -> None:
     def turned(value: Any) -> Any:  # noqa: ANN401 - JSON
@@ -650,3 +680,74 @@ def test_the_order_of_keys_makes_no_difference(original: Json, name: str) -> Non
         return [turned(one) for one in value] if isinstance(value, list) else value
 
     assert by_hand(turned(original), ALL[name]) == by_hand(original, ALL[name])
+
+
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-2, 70000), st.text(max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["name", "containers", "initContainers", "httpGet", "port", "path", "env", "x"]
+            ),
+            inner,
+            max_size=3,
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@tried
+@given(
+    pods(), chosen, st.tuples(anything, anything, anything), st.sampled_from([by_hand, admitted])
+)
+def test_no_record_is_too_odd(
+    original: Json,
+    name: str,
+    records: tuple[object, object, object],
+    inject: Any,  # noqa: ANN401 - as above
+) -> None:
+    status, overrides, probes = records
+    original["metadata"].setdefault("annotations", {}).update(
+        {
+            "sidecar.istio.io/status": json.dumps(status),
+            "proxy.istio.io/overrides": json.dumps(overrides),
+        }
+    )
+    variable = {
+        "name": "ISTIO_KUBE_APP_PROBERS",
+        "value": json.dumps({"/app-health/a/livez": probes}),
+    }
+    saved = {"httpGet": {"path": "/app-health/a/livez", "port": 15020}}
+    original["spec"]["containers"][0]["livenessProbe"] = saved
+    original["spec"]["containers"].append({**PROXY, "env": [variable]})
+    try:
+        inject(original, ALL[name])
+    except InjectionError as refused:
+        assert refused.problems  # noqa: PT017 - either is good
+
+
+@tried
+@given(st.dictionaries(st.sampled_from(["containers", "volumes", "hostNetwork"]), anything), chosen)
+def test_no_spec_is_too_odd(spec: Json, name: str) -> None:
+    for inject in (by_hand, admitted):
+        try:
+            inject({"metadata": {}, "spec": spec}, ALL[name])
+        except InjectionError as refused:
+            assert refused.problems  # noqa: PT017 - either is good
+
+
+@tried
+@given(st.fixed_dictionaries({"global": anything, "sidecarInjectorWebhook": anything}))
+def test_no_values_are_too_odd(values: Json) -> None:
+    by_hand(pod(container(livenessProbe={"httpGet": {"port": 1}})), new(values=json.dumps(values)))
+
+
+def test_a_pod_may_not_be_nested_without_end() -> None:
+    deep: object = {}
+    for _ in range(5000):
+        deep = {"x": deep}
+    original = pod({**PROXY, "own": deep})
+    with pytest.raises(InjectionError, match="nested too deeply"):
+        by_hand(original, new())

@@ -30,6 +30,7 @@ from istio_init.inject.pod_values import (
     read_value,
 )
 from istio_init.inject.problems import InjectionError
+from tests.unit.settings import tried
 
 if TYPE_CHECKING:
     from typing import Any
@@ -185,6 +186,7 @@ def test_numbers_as_go_writes_them(number: float, text: str) -> None:
     assert go_text(number) == text
 
 
+@tried
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_the_text_of_a_number_is_that_number(number: float) -> None:
     assert float(go_text(number)) == number
@@ -215,8 +217,16 @@ def test_fields_that_are_always_written_are() -> None:
     assert go_value({}, struct_type("GRPCAction")) == {"port": 0, "service": None}
 
 
+@tried
 @given(st.dictionaries(st.text(), st.text()))
 def test_json_that_go_writes_is_json(data: dict[str, str]) -> None:
     text = go_json(data)
     assert json.loads(text) == data
     assert not set(text) & set("<>&\u2028\u2029")
+
+
+def test_a_key_that_is_no_text_becomes_one() -> None:
+    labels = {"metadata": {"labels": {5: "a", True: "b"}}}
+    assert read_value(labels, POD, MANIFEST) == {"metadata": {"labels": {"5": "a", "true": "b"}}}
+    fields: dict[str, Any] = {"metadata": {"managedFields": [{"fieldsV1": {"f:a": {}}}]}}
+    assert read_value(fields, POD, REQUEST) == fields

@@ -19,6 +19,7 @@ from istio_init.inject.probes import (
     without_saved_probes,
 )
 from tests.unit.inject.pods import PROXY, Json, container, pod
+from tests.unit.settings import tried
 
 if TYPE_CHECKING:
     from typing import Any
@@ -166,6 +167,7 @@ def probed(draw: st.DrawFn) -> Json:
     return pod(*(one(name) for name in draw(names)), PROXY, initContainers=init)
 
 
+@tried
 @given(probed())
 def test_what_was_saved_is_restored(original: Json) -> None:
     before = copy.deepcopy(original)

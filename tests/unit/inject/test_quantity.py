@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.inject.quantity import canonical_quantity
+from tests.unit.settings import tried
 
 _FACTORS = {
     "n": Fraction(1, 10**9),
@@ -53,6 +54,7 @@ def test_what_is_no_quantity_stays(text: str) -> None:
     assert canonical_quantity(text) == text
 
 
+@tried
 @given(st.integers(0, 10**15), st.sampled_from(sorted(_FACTORS)))
 def test_the_spelling_means_the_same_amount_and_is_its_own_spelling(
     number: int, suffix: str

@@ -18,8 +18,8 @@ from istio_init.inject.problems import InjectionError
 from istio_init.inject.recover import (
     is_injected,
     older_proxy,
-    recover_for_injection,
     recover_original,
+    recover_with_proxy,
 )
 from istio_init.inject.status import old_status_text, read_status, status_text
 from tests.unit.inject.pods import PROXY, Json, container, pod, status
@@ -31,7 +31,7 @@ def test_a_pod_that_was_not_injected_is_its_own_original() -> None:
     original = pod(container(), PROXY, labels={"security.istio.io/tlsMode": "istio"})
     assert not is_injected(original)
     assert recover_original(original) is original
-    assert recover_for_injection(original) is original
+    assert recover_with_proxy(original) is original
 
 
 def test_what_was_added_by_name_goes() -> None:
@@ -169,6 +169,7 @@ def with_user(user: object, group: object = None) -> Json:
         ("istio-init", None, 5, "1337", None),
         ("istio-validation", 2000, 5, "2000", {"runAsUser": 2000, "runAsGroup": 5}),
         ("istio-validation", 0, None, "1337", {"runAsUser": 0}),
+        ("istio-validation", None, 5, "1337", {"runAsGroup": 5}),
     ],
 )
 def test_the_rules_follow_the_proxys_user(
@@ -208,6 +209,15 @@ def test_without_a_user_or_an_init_container_nothing_follows() -> None:
         assert follow_proxy_user(injected, original, tproxy=False) is injected
     result = follow_proxy_user(pod(PROXY, initContainers=init), with_user(5), tproxy=False)
     assert result["spec"]["initContainers"] == init
+
+
+def test_a_group_alone_and_a_pod_without_a_proxy() -> None:
+    changed, proxy = followed("istio-init", None, 5, tproxy=True)
+    assert changed["args"][-1] == "1337"
+    assert proxy["securityContext"] == {"runAsGroup": 5}
+    alone = pod(initContainers=[{**INIT, "args": ["-u", "1337"]}])
+    result = follow_proxy_user(alone, with_user(2000), tproxy=True)
+    assert result["spec"]["initContainers"][0]["args"] == ["-u", "2000"]
 
 
 def test_the_annotation_says_tproxy_too() -> None:
@@ -281,6 +291,32 @@ def test_the_proxy_of_an_older_injector_is_kept_for_the_next_injection() -> None
     injected = pod(container(), proxy, annotations=record)
     assert older_proxy(injected)
     kept = {**PROXY, "env": [{"name": "OWN", "value": "1"}]}
-    assert recover_for_injection(injected) == pod(container(), kept)
+    assert recover_with_proxy(injected) == pod(container(), kept)
     assert recover_original(injected) == pod(container())
     assert not older_proxy(pod(container(), PROXY, annotations=status(containers=["istio-proxy"])))
+
+
+@pytest.mark.parametrize(
+    ("key", "injected", "left"),
+    [
+        ("traffic.sidecar.istio.io/excludeInboundPorts", "15020", None),
+        ("traffic.sidecar.istio.io/excludeInboundPorts", "22,15020", "22"),
+        ("traffic.sidecar.istio.io/excludeInboundPorts", "22", "22"),
+        ("k8s.v1.cni.cncf.io/networks", "default/istio-cni", None),
+        ("k8s.v1.cni.cncf.io/networks", "own, default/istio-cni", "own"),
+        ("k8s.v1.cni.cncf.io/networks", "own", "own"),
+        (
+            "k8s.v1.cni.cncf.io/networks",
+            '[{"name": "own"}, {"name": "istio-cni", "namespace": "default"}]',
+            '[{"name": "own"}]',
+        ),
+        ("k8s.v1.cni.cncf.io/networks", '[{"name": "istio-cni", "namespace": "default"}]', "[]"),
+    ],
+)
+def test_what_was_appended_to_a_list_for_istios_cni_goes(
+    key: str, injected: str, left: str | None
+) -> None:
+    names = {"containers": ["istio-proxy"], "initContainers": ["istio-validation"]}
+    given = {key: injected, **status(**names)}
+    recovered = recover_original(pod(container(), PROXY, annotations=given))
+    assert annotations_of(recovered).get(key) == left

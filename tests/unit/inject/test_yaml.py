@@ -5,7 +5,7 @@ The values of the tables are those of sigs.k8s.io/yaml 1.6.0, as it printed them
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.inject import scalars
+from istio_init.inject.composer import MAX_NODES
 from istio_init.inject.problems import InjectionError
 from istio_init.inject.splice import same
-from istio_init.inject.yaml import MAX_BYTES, MAX_NODES, dump, load, load_documents
+from istio_init.inject.yaml import MAX_BYTES, dump, load, load_documents
 from tests.unit.inject.manifests import values
+from tests.unit.settings import tried
 
 if TYPE_CHECKING:
     from istio_init.inject.plain_data import PlainValue
@@ -210,7 +212,14 @@ def test_json_documents_may_follow_each_other() -> None:
     assert (second.value, second.line, second.number) == ([1], 2, 2)
 
 
+def test_whole_numbers_of_json_that_need_more_than_64_bits_are_floats() -> None:
+    (first, second) = load_documents('{"a": 123456789012345678901, "b": 1} 5', "f")
+    assert same(first.value, {"a": 123456789012345678901.0, "b": 1})
+    assert (second.value, second.is_json) == (5, True)
+
+
 def test_what_only_looks_like_json_is_yaml() -> None:
+    assert load('{"a": NaN, "b": y}') == {"a": "NaN", "b": True}
     (document,) = load_documents("{a: y}  # c\n", "f")
     assert (document.value, document.is_json) == ({"a": True}, False)
 
@@ -279,6 +288,46 @@ def test_nothing_shares_what_an_alias_stands_for() -> None:
     assert value["c"] == {"b": [1]}
 
 
+AGAIN = """\
+first: 1
+---
+a: &x 1
+b: *x
+c: &x [2, &y {d: ! 'e', f: !!str 5}, "g"]
+h: *x
+<<: *y
+---
+i: |
+  j
+k: &k
+"""
+
+
+def test_an_anchor_may_be_defined_again() -> None:
+    first, second, third = load_documents(AGAIN)
+    inner = {"d": "e", "f": "5"}
+    listed = [2, inner, "g"]
+    assert (first.value, third.value) == ({"first": 1}, {"i": "j\n", "k": None})
+    assert second.value == {"a": 1, "b": 1, "c": listed, "h": listed, **inner}
+    assert AGAIN[second.start : second.end].endswith("<<: *y\n")
+    assert (second.line, third.line) == (3, 9)
+
+
+AGAIN_AND_WRONG = {
+    "a: &x 1\nb: &x 2\nc: *y": "undefined alias",
+    "a: &x 1\nb: &x [2\n": "did not find expected",
+    "a: &x 1\nb: &x [*x]": "contains an alias of itself",
+    "a: &x 1\nb: &x " + "{a: " * 200: "levels deep",
+    "a: &x 1\nb: &x\n" + "- a\n" * MAX_NODES: "values",
+}
+
+
+@pytest.mark.parametrize(("text", "why"), AGAIN_AND_WRONG.items())
+def test_an_anchor_that_is_defined_again_changes_no_error(text: str, why: str) -> None:
+    with pytest.raises(InjectionError, match=why):
+        load_documents(text)
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 plain_data = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | texts
@@ -288,12 +337,23 @@ plain_data = st.recursive(
 )  # fmt: skip
 
 
+def as_kubernetes_has_it(value: PlainValue) -> PlainValue:
+    """Return data with its whole numbers as integers."""
+    if isinstance(value, dict):
+        return {key: as_kubernetes_has_it(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_kubernetes_has_it(one) for one in value]
+    return scalars.json_number(value) if isinstance(value, float) else value
+
+
+@tried
 @given(plain_data | values)
 def test_what_is_written_reads_as_it_was(value: PlainValue) -> None:
     text = dump(value, sort_keys=False)
-    assert same(load(text), load(json.dumps(value)))
+    assert same(load(text), as_kubernetes_has_it(value))
 
 
+@tried
 @given(st.one_of(texts, st.sampled_from([*map(str, VALUES), *map(str, KEYS)])))
 def test_a_string_that_is_written_is_one_to_every_reader(text: str) -> None:
     line = scalars.written(text)
@@ -311,6 +371,12 @@ QUOTED = (
 @pytest.mark.parametrize("text", QUOTED)
 def test_what_would_be_read_otherwise_is_quoted(text: str) -> None:
     assert scalars.written(text)[0] in "'\""
+
+
+def test_infinity_is_written_as_yaml_has_it() -> None:
+    assert [scalars.written(one) for one in (math.inf, -math.inf, math.nan, 1e21)] == [
+        *(".inf", "-.inf", ".nan", "1e+21"),
+    ]
 
 
 PLAIN = (

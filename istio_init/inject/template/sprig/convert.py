@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.printing import MAX_TEXT, printed
 from istio_init.inject.template.values import (
@@ -16,7 +17,6 @@ from istio_init.inject.template.values import (
 )
 
 MAX_ITEMS = 100_000
-MAX_PARTS = 200_000
 _INTEGER = re.compile(
     r"[+-]?(?:0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+|0(?:_?[0-7])*|[1-9](?:_?[0-9])*)"
 )
@@ -45,6 +45,8 @@ def integer(value: Value) -> int:
         case str():
             found = _ZERO_FRACTION.fullmatch(value)
             return parse_integer(found[1] if found else value, default=0)
+        case _:
+            pass
     return 0
 
 
@@ -133,32 +135,19 @@ def room_for(size: int) -> None:
         raise LimitError(f"the text would be longer than {MAX_TEXT} characters")
 
 
-class Counter:
-    """Counts the parts of values that are walked, so that shared parts cannot explode."""
-
-    def __init__(self) -> None:
-        self.left = MAX_PARTS
-
-    def one(self) -> None:
-        """Count one part."""
-        self.left -= 1
-        if self.left < 0:
-            raise LimitError(f"the values have more than {MAX_PARTS} parts")
-
-
-def deep_equal(first: Value, second: Value, counter: Counter | None = None) -> bool:
+def deep_equal(first: Value, second: Value, parts: PartCounter | None = None) -> bool:
     """Return whether two values are of the same types and equal all through."""
-    counter = counter or Counter()
-    counter.one()
+    parts = parts or PartCounter()
+    parts.one()
     if isinstance(first, str) and isinstance(second, str):
         return first == second
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(
-            deep_equal(first[key], second[key], counter) for key in first
+            deep_equal(first[key], second[key], parts) for key in first
         )
     if isinstance(first, list) and isinstance(second, list):
         return len(first) == len(second) and all(
-            deep_equal(one, other, counter) for one, other in zip(first, second, strict=True)
+            deep_equal(one, other, parts) for one, other in zip(first, second, strict=True)
         )
     if isinstance(first, Struct) and isinstance(second, Struct):
         return first.type is second.type and first.data == second.data
@@ -167,15 +156,15 @@ def deep_equal(first: Value, second: Value, counter: Counter | None = None) -> b
     return type(first) is type(second) and first == second
 
 
-def deep_copy(value: Value, counter: Counter | None = None) -> Value:
+def deep_copy(value: Value, parts: PartCounter | None = None) -> Value:
     """Return a copy that shares no map or list with the original."""
-    counter = counter or Counter()
-    counter.one()
+    parts = parts or PartCounter()
+    parts.one()
     if isinstance(value, dict):
         copied = type(value)()
         for key, item in value.items():
-            copied[key] = deep_copy(item, counter)
+            copied[key] = deep_copy(item, parts)
         return copied
     if type(value) is list:
-        return [deep_copy(item, counter) for item in value]
+        return [deep_copy(item, parts) for item in value]
     return value

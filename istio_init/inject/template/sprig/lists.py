@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.functions import Registry
 from istio_init.inject.template.sprig.convert import (
-    Counter,
     deep_equal,
     few,
     integer,
@@ -68,21 +68,21 @@ def _compact(value: Value) -> list[Value]:
 
 @FUNCTIONS.add("uniq mustUniq", "any")
 def _uniq(value: Value) -> list[Value]:
-    counter = Counter()
+    parts = PartCounter()
     found: list[Value] = []
     for item in items(value, "take the distinct items of"):
-        if not any(deep_equal(item, known, counter) for known in found):
+        if not any(deep_equal(item, known, parts) for known in found):
             found.append(item)
     return found
 
 
 @FUNCTIONS.add("without mustWithout", "any; ...any")
 def _without(value: Value, *omitted: Value) -> list[Value]:
-    counter = Counter()
+    parts = PartCounter()
     return [
         item
         for item in items(value, "leave items out of")
-        if not any(deep_equal(item, known, counter) for known in omitted)
+        if not any(deep_equal(item, known, parts) for known in omitted)
     ]
 
 
@@ -90,8 +90,8 @@ def _without(value: Value, *omitted: Value) -> list[Value]:
 def _has(needle: Value, value: Value) -> bool:
     if value is None:
         return False
-    counter = Counter()
-    return any(deep_equal(needle, item, counter) for item in items(value, "look through"))
+    parts = PartCounter()
+    return any(deep_equal(needle, item, parts) for item in items(value, "look through"))
 
 
 @FUNCTIONS.add("slice mustSlice", "any; ...any")

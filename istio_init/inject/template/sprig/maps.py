@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from istio_init.inject.template.budget import PartCounter
 from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.functions import Registry
-from istio_init.inject.template.sprig.convert import Counter, deep_copy, is_empty, string
+from istio_init.inject.template.sprig.convert import deep_copy, is_empty, string
 from istio_init.inject.template.values import NilMap, StringMap, Value, kind_name
 
 FUNCTIONS = Registry()
@@ -25,20 +26,20 @@ def _get(values: dict[str, Value], key: str) -> Value:
 def _set(values: dict[str, Value], key: str, value: Value) -> dict[str, Value]:
     if isinstance(values, NilMap):
         raise FunctionError("nil is no map that could be changed")
-    if _holds(value, values, Counter()):
+    if _holds(value, values, PartCounter()):
         raise FunctionError("a map cannot be put into itself")
     values[key] = value
     return values
 
 
-def _holds(value: Value, wanted: Value, counter: Counter) -> bool:
+def _holds(value: Value, wanted: Value, parts: PartCounter) -> bool:
     """Return whether ``wanted`` is ``value`` or somewhere in it."""
-    counter.one()
+    parts.one()
     if value is wanted:
         return True
     if isinstance(value, dict):
-        return any(_holds(item, wanted, counter) for item in value.values())
-    return isinstance(value, list) and any(_holds(item, wanted, counter) for item in value)
+        return any(_holds(item, wanted, parts) for item in value.values())
+    return isinstance(value, list) and any(_holds(item, wanted, parts) for item in value)
 
 
 @FUNCTIONS.add("unset", "map[string]any; string", gives_text=False)
@@ -78,24 +79,24 @@ def _omit(values: dict[str, Value], *keys: str) -> dict[str, Value]:
 
 
 def _merge(
-    into: dict[str, Value], source: dict[str, Value], counter: Counter, *, overwrite: bool
+    into: dict[str, Value], source: dict[str, Value], parts: PartCounter, *, overwrite: bool
 ) -> None:
     """Put what ``source`` has into ``into``: only what is missing or empty, or everything."""
     for key, value in source.items():
-        counter.one()
+        parts.one()
         known = into.get(key)
         if isinstance(known, dict) and isinstance(value, dict) and known:
-            _merge(known, value, counter, overwrite=overwrite)
+            _merge(known, value, parts, overwrite=overwrite)
         elif overwrite or key not in into or is_empty(known):
-            into[key] = deep_copy(value, counter) if isinstance(value, dict) else value
+            into[key] = deep_copy(value, parts) if isinstance(value, dict) else value
 
 
 @FUNCTIONS.add("merge mustMerge", "map[string]any; ...map[string]any", gives_text=False)
 def _merge_maps(into: dict[str, Value], *sources: dict[str, Value]) -> dict[str, Value]:
-    counter = Counter()
+    parts = PartCounter()
     for source in sources:
         if source is not into:
-            _merge(into, source, counter, overwrite=False)
+            _merge(into, source, parts, overwrite=False)
     return into
 
 
@@ -103,10 +104,10 @@ def _merge_maps(into: dict[str, Value], *sources: dict[str, Value]) -> dict[str,
     "mergeOverwrite mustMergeOverwrite", "map[string]any; ...map[string]any", gives_text=False
 )
 def _merge_overwrite(into: dict[str, Value], *sources: dict[str, Value]) -> dict[str, Value]:
-    counter = Counter()
+    parts = PartCounter()
     for source in sources:
         if source is not into:
-            _merge(into, source, counter, overwrite=True)
+            _merge(into, source, parts, overwrite=True)
     return into
 
 

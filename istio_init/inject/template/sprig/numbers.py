@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from decimal import Decimal, InvalidOperation, localcontext
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.functions import Registry
@@ -17,6 +17,9 @@ from istio_init.inject.template.sprig.convert import (
     wrapped,
 )
 from istio_init.inject.template.values import Int64, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FUNCTIONS = Registry()
 MAX_POWER = 308

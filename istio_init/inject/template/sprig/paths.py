@@ -130,9 +130,8 @@ def _url_join(parts: dict[str, Value]) -> str:
         text += part("opaque")
     else:
         if scheme or host or userinfo:
-            if host or path or userinfo:
-                if host or userinfo or path.startswith("//"):
-                    text += "//"
+            if host or userinfo or path.startswith("//"):
+                text += "//"
             if userinfo:
                 text += _userinfo(userinfo) + "@"
             text += quote(host, safe="!$&'()*+,;=:[]<>\"~-._")

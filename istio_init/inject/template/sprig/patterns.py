@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from istio_init.inject.template.errors import FunctionError, LimitError
 from istio_init.inject.template.functions import Registry
 from istio_init.inject.template.printing import MAX_TEXT
 from istio_init.inject.template.regex import Search, compiled, expand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FUNCTIONS = Registry()
 _META = re.compile(r"([\\.+*?()|\[\]{}^$])")
@@ -17,7 +20,7 @@ _META = re.compile(r"([\\.+*?()|\[\]{}^$])")
 @FUNCTIONS.add("regexMatch", "string; string", gives_text=False)
 def _match(pattern: str, text: str) -> bool:
     try:
-        return _must_match(pattern, text)
+        return Search(compiled(pattern), text).first(0) is not None
     except LimitError:
         raise
     except FunctionError:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from istio_init.inject.template.errors import FunctionError
 from istio_init.inject.template.functions import Registry
-from istio_init.inject.template.values import Value
+
+if TYPE_CHECKING:
+    from istio_init.inject.template.values import Value
 
 FUNCTIONS = Registry()
 

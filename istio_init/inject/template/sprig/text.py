@@ -10,7 +10,9 @@ from istio_init.inject.template.sprig.convert import few, room_for, string, stri
 from istio_init.inject.template.values import Value, byte_length, from_utf8, utf8
 
 FUNCTIONS = Registry()
-_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 
 
 @FUNCTIONS.add("hello")

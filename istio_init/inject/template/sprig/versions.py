@@ -50,14 +50,14 @@ def parse_version(text: str) -> Version:
     found = _VERSION.fullmatch(text) if len(text) <= MAX_LENGTH else None
     if found is None:
         raise FunctionError(f'"{text[:MAX_LENGTH]}" is no semantic version')
-    numbers = [int(part or "0") for part in found.groups()[:3]]
+    major, minor, patch = (int(found[group] or "0") for group in (1, 2, 3))
     pre = found[4] or ""
     leading_zero = any(
         part.isdigit() and len(part) > 1 and part[0] == "0" for part in pre.split(".")
     )
-    if leading_zero or max(numbers) >= 2**64:
+    if leading_zero or max(major, minor, patch) >= 2**64:
         raise FunctionError(f'"{text}" is no semantic version')
-    return Version(*numbers, pre, found[5] or "")
+    return Version(major, minor, patch, pre, found[5] or "")
 
 
 def compare(first: Version, second: Version) -> int:
@@ -113,9 +113,12 @@ class Bound:
                 return self.tilde(version)
             case "^":
                 return self.caret(version)
+            case _:
+                pass
         return self.tilde(version) if self.dirty else order == 0
 
     def differs(self, version: Version) -> bool:
+        """Return whether ``!=`` holds where parts are open."""
         wanted = self.version
         if wanted.major != version.major:
             return True
@@ -128,6 +131,7 @@ class Bound:
         return _pre_key(version.pre) != _pre_key(wanted.pre)
 
     def greater(self, version: Version) -> bool:
+        """Return whether ``>`` holds."""
         wanted = self.version
         if self.dirty and version.major != wanted.major:
             return version.major > wanted.major
@@ -138,6 +142,7 @@ class Bound:
         return compare(version, wanted) > 0
 
     def at_most(self, version: Version) -> bool:
+        """Return whether ``<=`` holds."""
         wanted = self.version
         if not self.dirty:
             return compare(version, wanted) <= 0
@@ -146,6 +151,7 @@ class Bound:
         return self.minor_open or version.minor <= wanted.minor
 
     def tilde(self, version: Version) -> bool:
+        """Return whether ``~`` holds: the same minor version, from here on."""
         wanted = self.version
         if compare(version, wanted) < 0:
             return False
@@ -155,6 +161,7 @@ class Bound:
         return version.major == wanted.major and (self.minor_open or version.minor == wanted.minor)
 
     def caret(self, version: Version) -> bool:
+        """Return whether ``^`` holds: nothing that counts has changed."""
         wanted = self.version
         if compare(version, wanted) < 0 or version.major != wanted.major:
             return False

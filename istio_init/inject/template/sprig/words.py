@@ -101,8 +101,8 @@ def _camelcase(text: str) -> str:
     out = list(text[:lead])
     letters = text[lead:]
     if not letters:
-        # The last connector is written once more by the loop of the original.
-        return text
+        # The original writes the last connector once more.
+        return text + text[-1:]
     was_upper = letters[0].isupper()
     current = _up(letters[0])
     for char in letters[1:]:
@@ -126,15 +126,15 @@ def _camelcase(text: str) -> str:
 
 @FUNCTIONS.add("snakecase", "string")
 def _snakecase(text: str) -> str:
-    return _Words(text, "_").joined()
+    return _CaseSplitter(text, "_").joined()
 
 
 @FUNCTIONS.add("kebabcase", "string")
 def _kebabcase(text: str) -> str:
-    return _Words(text, "-").joined()
+    return _CaseSplitter(text, "-").joined()
 
 
-class _Words:
+class _CaseSplitter:
     """Splits CamelCase into words and joins them with one connector."""
 
     def __init__(self, text: str, connector: str) -> None:
