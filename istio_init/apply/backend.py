@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.apply import routes
-from istio_init.diagnose.shadowing import shadowed
+from istio_init.diagnose.shadowing import has_others
 from istio_init.errors import ApplyError, IstioInitError, Location, UnsupportedError
 from istio_init.kernel import signals
 from istio_init.lean import TYPE_CHECKING, Record
@@ -13,6 +13,7 @@ from istio_init.rules.model import BUILTIN_CHAINS, PolicyRoute
 from istio_init.rules.ranges import FAMILIES, IPV6
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn, Protocol
 
     from istio_init.apply.routes import Item, RouteStep
@@ -386,21 +387,46 @@ class Transaction:
         self._take(tuple(step for step in steps if step.verb == "add"))
         if len(self._sides) > 1 and self._save_marks_twice(lives):
             lives = self._stand_side_by_side(lives)
-        hidden: list[str] = []
+        standing: list[tuple[str, tuple[Ruleset, ...]]] = []
+        left: list[str] = []
         for side, live in zip(self._sides, lives, strict=True):
             signals.check()
             stands = side.converge(live)
-            hidden += self._leftovers(live if side.clean else stands)
-            if not side.clean:
-                hidden += [
-                    str(shadow)
-                    for one in stands
-                    for shadow in shadowed(one, self._plan.ruleset(one.family))
-                ]
+            left += self._leftovers(live if side.clean else stands)
+            standing.append((side.name, stands))
         self._take(tuple(step for step in steps if step.verb == "del"))
         written = dict.fromkeys(place for side in self._sides for place in side.written)
         emptied = tuple(side.name for side in self._sides if side.clean and side.written)
-        return ApplyResult(tuple(written), steps, emptied, tuple(hidden))
+        return ApplyResult(tuple(written), steps, emptied, (*left, *self._hidden(standing)))
+
+    def _hidden(self, standing: list[tuple[str, tuple[Ruleset, ...]]]) -> Iterator[str]:
+        """Yield a sentence for each rule of others that keeps packets from ours.
+
+        Where nobody else has rules on a hook this costs nothing.
+        """
+        if self._sides[0].clean:
+            return
+        for family in FAMILIES:
+            planned = self._plan.ruleset(family)
+            none = planned.replace(tables=())
+            found = [
+                (name, one)
+                for name, rulesets in standing
+                for one in rulesets
+                if one.family == family
+            ]
+            others = (has_others(one, none if at else planned) for at, (_, one) in enumerate(found))
+            if not any(others):
+                continue
+            from istio_init.diagnose.interception import obstacles
+            from istio_init.diagnose.trace import Rules
+            from istio_init.kernel.pod import pod_network
+
+            live = tuple(Rules(one, name) for name, one in found)
+            pod = pod_network(family)
+            for one in obstacles(self._plan, family, live, pod, signals.check):
+                if one.takes:
+                    yield str(one)
 
     def _leftovers(self, rulesets: tuple[Ruleset, ...]) -> tuple[str, ...]:
         # Where nobody else has a rule no start of a pod pays for these texts.

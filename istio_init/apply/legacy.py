@@ -8,7 +8,7 @@ from errno import EAGAIN, EINVAL, ENOENT, ENOPROTOOPT, EPERM
 from istio_init.apply.backend import TableChangedError
 from istio_init.errors import ApplyError, Location, UnsupportedError
 from istio_init.formats.iptables import tool
-from istio_init.formats.xt_entry import decode, encode, normalised
+from istio_init.formats.xt_entry import decode, encode, normalised, without_counts
 from istio_init.kernel import libiptc, modules
 from istio_init.kernel.host import LEGACY_TABLES, legacy_tables
 from istio_init.lean import TYPE_CHECKING
@@ -42,6 +42,8 @@ class Legacy:
         self._looked_at: dict[Family, Ruleset] = {}
         # What this object wrote, by its bytes: read back, it need not be taken apart.
         self._written: dict[tuple[Family, bytes], Rule | ForeignRule] = {}
+        # What was read before need not be taken apart again either.
+        self._known: dict[tuple[Family, str, bytes], Rule | ForeignRule] = {}
         try:
             self._iptc = libiptc.load()
         except ImportError as error:
@@ -158,8 +160,13 @@ class Legacy:
         while entry:
             raw = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
             target = (handle.get_target(entry) or b"").decode(errors="surrogateescape")
-            normal = normalised(raw, family, target)
-            rules.append(self._written.get((family, normal)) or decode(normal, family))
+            key = family, target, without_counts(raw, family)
+            rule = self._known.get(key)
+            if rule is None:
+                normal = normalised(raw, family, target)
+                rule = self._written.get((family, normal)) or decode(normal, family)
+                self._known[key] = rule
+            rules.append(rule)
             entry = handle.next_rule(entry)
         return tuple(rules)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from istio_init.cli.packet import Direction, PacketQuery
     from istio_init.config.resolve import Resolved
+    from istio_init.diagnose.trace import UnreadChain
     from istio_init.log import Log
 
 
@@ -46,6 +47,7 @@ class _Subject(Record):
     routes: Routes
     layout: str
     notes: tuple[str, ...] = ()
+    unread: tuple[UnreadChain, ...] = ()
 
 
 def run(
@@ -140,7 +142,7 @@ def _live(resolved: Resolved, query: PacketQuery, *, explicit: bool) -> _Subject
     rules = tuple(trace.explained(one, plan) for one in view.rules)
     if not rules:
         notes += ("there are no rules in this namespace",)
-    return _Subject(rules, sent, Routes(marked, away, local=local), "", notes)
+    return _Subject(rules, sent, Routes(marked, away, local=local), "", notes, view.unread)
 
 
 def _inferred(resolved: Resolved) -> Resolved:
@@ -157,7 +159,8 @@ def _inferred(resolved: Resolved) -> Resolved:
 
 
 def _write(subject: _Subject, *, as_json: bool) -> None:
-    way = trace.trace(subject.rules, subject.packet, subject.routes)
+    way = trace.trace_in_any_order(subject.rules, subject.packet, subject.routes)
+    way = trace.with_unread(way, subject.unread)
     if as_json:
         document = text.document(way, ANNOTATIONS, layout=subject.layout, notes=subject.notes)
         sys.stdout.write(document)

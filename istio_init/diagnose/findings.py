@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         "duplicate",
         "absent",
         "shadowed",
+        "diverted",
         "second-backend",
         "not-intercepted",
         "unclaimed",
@@ -93,14 +94,11 @@ class Finding(Record):
         return ": ".join(one for one in (where, subject, self.consequence) if one)
 
 
-def findings(
-    live: Ruleset, wanted: Ruleset, planned: Ruleset, *, shared: bool = True
-) -> Iterator[Finding]:
-    """Yield what differs in one family, table by table, then the rules that others hide.
+def findings(live: Ruleset, wanted: Ruleset, planned: Ruleset) -> Iterator[Finding]:
+    """Yield what differs in one family, table by table.
 
     ``wanted`` is what a run would make of ``live``, with the same tables;
-    ``planned`` has our rules alone. Where tables are not ``shared`` with others
-    nobody hides anything.
+    ``planned`` has our rules alone.
     """
     if not has_ours(live) and has_ours(wanted):
         yield _absent(live, planned)
@@ -108,17 +106,20 @@ def findings(
         for table in wanted.tables:
             stands = live.table(table.name) or make_table(table.name, {})
             yield from _in_table(stands, table, live.family)
-    for shadow in rules_above_ours(live, planned) if shared else ():
+
+
+def notes(live: Ruleset, planned: Ruleset) -> Iterator[Finding]:
+    """Yield the rules of others above ours: for some packets they may be let by on purpose."""
+    for shadow in rules_above_ours(live, planned):
         yield Finding(
             "shadowed",
-            shadow.lost or _taken_before(shadow.rule, shadow.chain),
-            shadow.family,
+            _taken_before(shadow.rule, shadow.chain),
+            live.family,
             shadow.table,
             shadow.chain,
             shadow.index + 1,
-            rule_line(shadow.chain, shadow.rule, shadow.family),
-            # What somebody let by on purpose, for some packets, is no drift.
-            drift=bool(shadow.lost),
+            rule_line(shadow.chain, shadow.rule, live.family),
+            drift=False,
         )
 
 
@@ -224,23 +225,29 @@ def _in_chain(table: Table, live: Chain, wanted: Chain, family: Family) -> Itera
     for start, end, live_start, live_end in replaced(wanted.rules, live.rules):
         missing += range(start, end)
         extra += range(live_start, live_end)
-    for position in missing[:]:
-        rule = wanted.rules[position]
-        moved = next((other for other in extra if live.rules[other] == rule), None)
-        if moved is not None:
-            missing.remove(position)
-            extra.remove(moved)
-            text = _moved(position, moved, live, wanted)
-            yield _of_rule(here.replace(kind="reordered", number=moved + 1), text, rule)
+    left: dict[Rule | ForeignRule, list[int]] = {}
+    for position in reversed(extra):
+        left.setdefault(live.rules[position], []).append(position)
+    order = _Order(live, wanted)
+    moved: set[int] = set()
+    still_missing = []
     for position in missing:
         rule = wanted.rules[position]
+        if left.get(rule):
+            now = left[rule].pop()
+            moved.add(now)
+            text = order.moved(position, now)
+            yield _of_rule(here.replace(kind="reordered", number=now + 1), text, rule)
+        else:
+            still_missing.append(rule)
+    for rule in still_missing:
         if isinstance(rule, Rule):
-            text = consequence(rule, wanted.name)
-            yield _of_rule(here, text, rule)
+            yield _of_rule(here, consequence(rule, wanted.name), rule)
     for position in extra:
-        rule = live.rules[position]
-        text = _added(position, live, wanted, table)
-        yield _of_rule(here.replace(kind="extra", number=position + 1), text, rule)
+        if position not in moved:
+            text = _added(position, live, wanted, table, last_capture=order.last_capture)
+            rule = live.rules[position]
+            yield _of_rule(here.replace(kind="extra", number=position + 1), text, rule)
 
 
 def _of_rule(here: Finding, text: str, rule: Rule | ForeignRule) -> Finding:
@@ -254,7 +261,7 @@ def _of_rule(here: Finding, text: str, rule: Rule | ForeignRule) -> Finding:
     )
 
 
-def _added(position: int, live: Chain, wanted: Chain, table: Table) -> str:
+def _added(position: int, live: Chain, wanted: Chain, table: Table, *, last_capture: int) -> str:
     """Return what an unplanned rule does to packets, as far as its target tells."""
     rule = live.rules[position]
     if isinstance(rule, ForeignRule):
@@ -262,8 +269,7 @@ def _added(position: int, live: Chain, wanted: Chain, table: Table) -> str:
     packets = traffic(rule, live.name)
     match rule.target:
         case t.Return() | t.Accept():
-            below = live.rules[position + 1 :]
-            if any(_captures(one) and one in below for one in wanted.rules):
+            if position < last_capture:
                 return f"{packets} bypasses the proxy"
             return "changes nothing: no rule below it captures anything"
         case t.Drop() | t.Reject():
@@ -282,21 +288,38 @@ def _added(position: int, live: Chain, wanted: Chain, table: Table) -> str:
             return "packets are marked, though no flag asks for it"
 
 
-def _moved(position: int, now: int, live: Chain, wanted: Chain) -> str:
-    """Return what it means that a planned rule stands above others that belong above it."""
-    rule = wanted.rules[position]
-    for other in wanted.rules:
-        if not isinstance(rule, Rule) or not isinstance(other, Rule) or other not in live.rules:
-            continue
-        was_first = position < wanted.rules.index(other)
-        is_first = now < live.rules.index(other)
-        first, second = (rule, other) if is_first else (other, rule)
-        if was_first == is_first or _captures(first) == _captures(second):
-            continue
-        if _captures(first):
-            return f"{traffic(second, live.name)} is redirected to the proxy before it is let pass"
-        return f"{traffic(first, live.name)} bypasses the proxy before it is captured"
-    return "the order makes no difference to what is captured"
+class _Order:
+    """Where the rules of a chain stand, and where they are planned."""
+
+    def __init__(self, live: Chain, wanted: Chain) -> None:
+        self._live = live
+        self._wanted = wanted
+        self._planned_at = {rule: at for at, rule in reversed(tuple(enumerate(wanted.rules)))}
+        stands_at = {rule: at for at, rule in reversed(tuple(enumerate(live.rules)))}
+        last_at = {rule: at for at, rule in enumerate(live.rules)}
+        captures = {rule for rule in wanted.rules if _captures(rule)}
+        # Before which a rule may take from one of ours what it captures.
+        self.last_capture = max((last_at.get(rule, -1) for rule in captures), default=-1)
+        # Rules that stand, with their places: those that capture, and those that do not.
+        self._others: dict[bool, list[tuple[Rule, int, int]]] = {True: [], False: []}
+        for rule in wanted.rules:
+            if isinstance(rule, Rule) and rule in stands_at:
+                places = self._planned_at[rule], stands_at[rule]
+                self._others[_captures(rule)].append((rule, *places))
+
+    def moved(self, position: int, now: int) -> str:
+        """Return what it means that a planned rule stands above others that belong above it."""
+        rule = self._wanted.rules[position]
+        if isinstance(rule, Rule):
+            for other, planned, stands in self._others[not _captures(rule)]:
+                if (position < planned) == (now < stands):
+                    continue
+                first, second = (rule, other) if now < stands else (other, rule)
+                if _captures(first):
+                    let_pass = traffic(second, self._live.name)
+                    return f"{let_pass} is redirected to the proxy before it is let pass"
+                return f"{traffic(first, self._live.name)} bypasses the proxy before it is captured"
+        return "the order makes no difference to what is captured"
 
 
 def _captures(rule: Rule | ForeignRule) -> bool:

@@ -17,7 +17,7 @@ from istio_init.config.model import (
     Config,
 )
 from istio_init.config.options import OPTIONS
-from istio_init.diagnose.rule_reader import RuleReader, cut_out, id_span, is_covered, port_span
+from istio_init.diagnose.rule_reader import Covered, RuleReader, cut_out, id_span, port_span
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
@@ -52,7 +52,7 @@ from istio_init.rules.names import (
 )
 from istio_init.rules.ownership import excluded_interfaces, has_ours
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, Network, PortRange
-from istio_init.rules.sets import ADDRESS_BITS, joined, networks, span_of
+from istio_init.rules.sets import ADDRESS_BITS, networks, span_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -199,8 +199,10 @@ def _proxy_ids(live: RuleReader, kind: m.Owned) -> tuple[IdRange, ...]:
         # Other groups that are left alone are the application's.
         alone = []
     ids = negated or inward or alone
+    known = Covered(id_span(one) for one in ids)
     for one in (*inward, *alone):
-        if not is_covered(one, ids):
+        if id_span(one) not in known:
+            known.add(id_span(one))
             ids.append(one)
     return tuple(ids)
 
@@ -401,11 +403,18 @@ def _virtual_interfaces(live: RuleReader, *, native: bool) -> tuple[str, ...]:
     returned = live.values(NAT, PREROUTING, _returned_interface)
     returned.reverse()
     excluded = _excluded_interfaces(live)
+    left = dict.fromkeys(excluded, 0)
     for name in excluded:
-        if name in returned:
-            returned.remove(name)
-    names = [name for name in returned if native or name in captured or name in excluded]
-    return (*names, *dict.fromkeys(name for name in reversed(captured) if name not in names))
+        left[name] += 1
+    known = {*captured, *excluded}
+    names = []
+    for name in returned:
+        if left.get(name):
+            left[name] -= 1
+        elif native or name in known:
+            names.append(name)
+    taken = set(names)
+    return (*names, *dict.fromkeys(name for name in reversed(captured) if name not in taken))
 
 
 def _returned_interface(rule: Rule) -> list[str]:
@@ -468,11 +477,8 @@ def _dns_servers(live: RuleReader) -> tuple[Network, ...]:
 
     servers: list[Network] = []
     for some in (of_protocol(RAW, "udp"), of_protocol(NAT, "tcp"), of_protocol(NAT, "udp")):
-        spans = joined(span_of(one) for one in servers)
-        for one in some:
-            low, high = span_of(one)
-            if not servers or not any(first <= low and high <= last for first, last in spans):
-                servers.append(one)
+        known = Covered(span_of(one) for one in servers)
+        servers += [one for one in some if span_of(one) not in known]
     return tuple(servers)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules import targets as t
 from istio_init.rules.model import Rule
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from istio_init.rules.sets import Span
 
     T = TypeVar("T")
+
+
+# Greater than any number of a rule: those of IPv6 addresses have 128 bits.
+_BEHIND = 1 << 129
 
 
 class RuleReader:
@@ -46,11 +52,13 @@ class RuleReader:
         """
         values: list[T] = []
         for family in FAMILIES:
-            left = list(values)
+            left: dict[T, int] = {}
+            for value in values:
+                left[value] = left.get(value, 0) + 1
             for rule in self.rules(table, chain, (family,)):
                 for value in of(rule):
-                    if value in left:
-                        left.remove(value)
+                    if left.get(value):
+                        left[value] -= 1
                     else:
                         values.append(value)
         return values
@@ -65,10 +73,29 @@ class RuleReader:
         return (rule for rule in self.rules(table, chain) if rule.target == t.Jump(to))
 
 
-def is_covered(ids: IdRange, others: Iterable[IdRange]) -> bool:
-    """Whether all ids of a range are among those of others together."""
-    spans = joined(id_span(one) for one in others)
-    return any(low <= ids.low and ids.high <= high for low, high in spans)
+class Covered:
+    """Numbers that have been seen, as spans that do not touch."""
+
+    def __init__(self, spans: Iterable[Span] = ()) -> None:
+        self._spans = list(joined(spans))
+
+    def __contains__(self, span: Span) -> bool:
+        """Whether every number of a span has been seen."""
+        low, high = span
+        at = bisect_right(self._spans, (low, _BEHIND)) - 1
+        return at >= 0 and self._spans[at][0] <= low and high <= self._spans[at][1]
+
+    def add(self, span: Span) -> None:
+        """Note the numbers of a span."""
+        low, high = span
+        start = bisect_right(self._spans, (low, _BEHIND))
+        if start and self._spans[start - 1][1] >= low - 1:
+            start -= 1
+        end = bisect_right(self._spans, (high + 1, _BEHIND), start)
+        within = self._spans[start:end]
+        if within:
+            low, high = min(low, within[0][0]), max(high, within[-1][1])
+        self._spans[start:end] = [(low, high)]
 
 
 def cut_out(
@@ -82,20 +109,36 @@ def cut_out(
     nf_tables joins neighbouring values of a set to one range. ``span`` makes a
     value two numbers, ``back`` makes values of them again.
     """
-    values = list(values)
+    places: dict[T, list[int]] = {}
+    for position in reversed(range(len(values))):
+        places.setdefault(values[position], []).append(position)
+    kept: list[tuple[T, ...]] = [(value,) for value in values]
+    joined_to: list[T] = []
     for one in but:
-        if one in values:
-            values.remove(one)
-            continue
+        if places.get(one):
+            kept[places[one].pop()] = ()
+        else:
+            joined_to.append(one)
+    known = Covered(span(value) for value in values) if joined_to else Covered()
+    for one in joined_to:
         low, high = span(one)
-        for position, wide in enumerate(values):
+        if (low, high) not in known:
+            continue
+        for position, parts in enumerate(kept):
+            wide = next((part for part in parts if _is_within((low, high), span(part))), None)
+            if wide is None:
+                continue
             first, last = span(wide)
-            if first <= low and high <= last:
-                rest = [(first, low - 1), (high + 1, last)]
-                kept = [part for edges in rest if edges[0] <= edges[1] for part in back(edges)]
-                values[position : position + 1] = kept
-                break
-    return values
+            rest = [(first, low - 1), (high + 1, last)]
+            cut = [part for edges in rest if edges[0] <= edges[1] for part in back(edges)]
+            at = parts.index(wide)
+            kept[position] = (*parts[:at], *cut, *parts[at + 1 :])
+            break
+    return [value for parts in kept for value in parts]
+
+
+def _is_within(span: Span, wide: Span) -> bool:
+    return wide[0] <= span[0] and span[1] <= wide[1]
 
 
 def port_span(ports: PortRange) -> Span:

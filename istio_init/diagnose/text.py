@@ -165,6 +165,9 @@ def sentence(trace: Trace, annotations: Mapping[str, str]) -> str:
     """Return the verdict in words."""
     causes = decisions(trace)
     text = outcome_words(trace.outcome)
+    if any(one.step.rule is None for one in trace.depends):
+        # Whoever reads no more than this line has to see that it is not the last word.
+        text = f"not certain: {text}"
     match trace.outcome.fate:
         case "redirected" | "tproxy":
             *ways, capture = causes
@@ -266,6 +269,8 @@ def _ended(step: TraceStep, trace: Trace, annotations: Mapping[str, str]) -> str
 
 def _unless(step: TraceStep, outcomes: tuple[Verdict, ...]) -> str:
     what = " or ".join(outcome_words(one) for one in outcomes)
+    if step.rule is None:
+        return f"{step.reason}: then {what}"
     return f"{step.chain} rule {step.number} matches ({step.reason}): then {what}"
 
 

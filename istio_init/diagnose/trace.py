@@ -36,14 +36,13 @@ from istio_init.rules.model import (
     PolicyRoute,
     Rule,
     Ruleset,
-    Table,
 )
 from istio_init.rules.names import LOOPBACK_IPV6, MANGLE, NAT, OWN_CHAINS, RAW
 from istio_init.rules.ranges import IPV4
 from istio_init.rules.sets import canonical, expand, group_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Literal
 
     from istio_init.diagnose.packet import Hook, Truth
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
         "rejected",
         "unknown",
     ]
-    Frames = tuple[tuple[str, int], ...]
 
 NATIVE = "nftables"
 
@@ -93,6 +91,12 @@ _PROTOCOLS = {"0": "all", "1": "icmp", "6": "tcp", "17": "udp", "58": "ipv6-icmp
 # Places to look at for what depends on what is not known: some seconds, and far
 # more than the rules of any pod have.
 _MOST_WAYS = 10_000
+# Of each packet, where many are followed.
+_FEWER_WAYS = 500
+# Chains that one packet enters: those that change marks can lead it about for ever.
+_MOST_ENTERED = 12_000
+# What it costs to get on, beside that of trying a rule.
+_STEP = 10
 
 
 class Rules(Record):
@@ -158,7 +162,8 @@ class Trace(Record):
 
     ``steps`` and ``outcome`` are those of the way on which nothing matches of
     which it is not known whether it does; ``depends`` has the others. ``end`` is
-    the packet as it is at the end.
+    the packet as it is at the end. Where it is not ``whole`` the packet was not
+    followed to its end.
     """
 
     packet: Packet
@@ -166,6 +171,7 @@ class Trace(Record):
     outcome: Verdict
     depends: tuple[Dependence, ...]
     end: Packet
+    whole: bool = True
 
     @property
     def certain(self) -> bool:
@@ -178,25 +184,78 @@ def trace(rulesets: tuple[Rules, ...], packet: Packet, routes: Routes) -> Trace:
 
     ``rulesets`` are in the order in which the kernel asks backends.
     """
-    tracer = _Tracer(rulesets, packet, routes)
-    steps: list[TraceStep] = []
-    doubts: list[tuple[TraceStep, Way]] = []
-    here: _Position | Verdict = _Position(packet, packet.hook)
-    last = packet
-    while not isinstance(here, Verdict):
-        last = here.packet
-        step, ways = tracer.advance(here)
-        if step is not None:
-            steps.append(step)
-            # What else could have happened; an outcome at once is known at once.
-            doubts += [(step, way) for way in ways[1:]]
-        here = ways[0]
-    depends = [
-        Dependence(step, tuple(sorted(others, key=lambda one: (one.fate, one.port))))
-        for step, way in doubts
-        if (others := tracer.outcomes(way) - {here})
-    ]
-    return Trace(packet, tuple(steps), here, tuple(depends), last)
+    return Tracer(rulesets, routes).trace(packet)
+
+
+def trace_in_any_order(rulesets: tuple[Rules, ...], packet: Packet, routes: Routes) -> Trace:
+    """Return the way of a packet where it is not known which backend the kernel asks first.
+
+    At equal priority that is the one whose hook was registered last, which nothing
+    tells afterwards. The trace is that of the order of ``rulesets``; what happens in
+    another order is in ``depends``, if it is something else.
+
+    Source: linux/net/netfilter/core.c, nf_hook_entries_grow.
+    """
+    first, *others = (trace(one, packet, routes) for one in orders(rulesets))
+    differs: dict[str, set[Verdict]] = {}
+    for other in others:
+        if other.outcome != first.outcome:
+            captures = [step.backend for step in other.steps if step.did == "captured"]
+            backend = (captures or [step.backend for step in other.steps if step.backend])[-1]
+            differs.setdefault(backend, set()).add(other.outcome)
+    depends = tuple(
+        Dependence(_asked_first(packet, backend), _sorted(outcomes))
+        for backend, outcomes in differs.items()
+    )
+    return first.replace(depends=(*first.depends, *depends))
+
+
+def _asked_first(packet: Packet, backend: str) -> TraceStep:
+    reason = f"the kernel asks backend {backend} first"
+    return TraceStep(packet.hook, backend, "", "", "unknown", reason=reason)
+
+
+def _sorted(outcomes: Iterable[Verdict]) -> tuple[Verdict, ...]:
+    return tuple(sorted(outcomes, key=lambda one: (one.fate, one.port)))
+
+
+class UnreadChain(Record):
+    """A chain of nf_tables that may translate packets, whose rules are not looked into.
+
+    ``first`` says that it is asked before the nat tables that are, or may be.
+    """
+
+    hook: Hook
+    table: str
+    chain: str
+    first: bool
+
+
+def with_unread(way: Trace, chains: Iterable[UnreadChain]) -> Trace:
+    """Return a trace that depends on what chains do that are not looked into."""
+    depends = []
+    captured = way.outcome.fate == "redirected"
+    for one in chains:
+        nat = way.packet.state in ("NEW", "RELATED") and one.hook == way.packet.hook
+        if nat and (one.first or not captured):
+            reason = f"the chain {one.chain} of the table {one.table}, which is not read, takes it"
+            step = TraceStep(one.hook, "", "", one.chain, "unknown", reason=reason)
+            depends.append(Dependence(step, (Verdict("unknown"),)))
+    return way.replace(depends=(*way.depends, *depends))
+
+
+def orders(rulesets: tuple[Rules, ...]) -> tuple[tuple[Rules, ...], ...]:
+    """Return rules in each order in which the kernel may ask their backends.
+
+    The given one is the first.
+    """
+    if len(rulesets) < 2:
+        return (rulesets,)
+    return tuple(
+        (one, *rest)
+        for position, one in enumerate(rulesets)
+        for rest in orders((*rulesets[:position], *rulesets[position + 1 :]))
+    )
 
 
 def decisions(trace: Trace) -> tuple[TraceStep, ...]:
@@ -277,11 +336,27 @@ def _rules(ruleset: Ruleset, table: str, chain: str) -> Iterator[Rule]:
             yield rule
 
 
+class _Frame:
+    """A chain that a packet is in, with the rule that comes next, and the chain it comes back to.
+
+    A tracer makes one frame alone for the same values: frames that are equal are the
+    same, and however deep chains are, comparing them costs nothing.
+    """
+
+    __slots__ = ("below", "chain", "depth", "number")
+
+    def __init__(self, chain: Chain, number: int, below: _Frame | None) -> None:
+        self.chain = chain
+        self.number = number
+        self.below = below
+        self.depth: int = below.depth + 1 if below else 1
+
+
 class _Position(Record):
     """Where a packet is, and what has been decided about it.
 
-    ``stage`` counts the tables of the hook, ``frames`` are the chains it is in,
-    outermost first, each with the rule that comes next. ``tracked`` says that
+    ``stage`` counts the tables of the hook, ``frame`` is the chain it is in, None
+    between two tables. ``tracked`` says that
     connection tracking has seen it, ``to`` and ``since`` that nat has settled its
     destination and source. ``assumed`` holds what is taken for true or false.
     """
@@ -289,7 +364,7 @@ class _Position(Record):
     packet: Packet
     hook: Hook
     stage: int = 0
-    frames: Frames = ()
+    frame: _Frame | None = None
     tracked: bool = False
     to: bool = False
     since: bool = False
@@ -302,10 +377,11 @@ Way = _Position | Verdict
 
 
 class _Stage(Record):
-    """One table of a hook."""
+    """One table of a hook, and its chains by their names."""
 
     backend: str
-    table: Table
+    table: str
+    chains: dict[str, Chain]
 
 
 class _Tested(Record):
@@ -316,14 +392,66 @@ class _Tested(Record):
     doubts: tuple[m.Match, ...] = ()
 
 
-class _Tracer:
-    """Follows a packet; every way that it may take has a place of its own."""
+_FAILED = _Tested(truth=False)
 
-    def __init__(self, rulesets: tuple[Rules, ...], packet: Packet, routes: Routes) -> None:
-        self._start = packet
-        self._left = _MOST_WAYS
+
+class Tracer:
+    """Follows packets through rules; every way that one may take has a place of its own.
+
+    Where ``brief`` the traces have no steps that did not match, and what depends on
+    something is looked for in fewer places: for many packets. ``work`` is what all of
+    it cost, with a rule that was tried as its unit.
+    """
+
+    def __init__(
+        self,
+        rulesets: tuple[Rules, ...],
+        routes: Routes,
+        *,
+        brief: bool = False,
+        known: dict[int, tuple[Rule | ForeignRule, Parts]] | None = None,
+    ) -> None:
+        self._brief = brief
         self._routes = routes
         self._stages = {hook: tuple(_stages(hook, rulesets)) for hook in _HOOKS}
+        # What was understood of each rule, which tracers of the same rules may share.
+        self._known = {} if known is None else known
+        self._left = 0
+        self.work = 0
+        self._frames: dict[tuple[int, int, int], _Frame] = {}
+
+    def trace(self, packet: Packet) -> Trace:
+        """Return the way of a packet."""
+        self._begun = packet
+        self._left = _FEWER_WAYS if self._brief else _MOST_WAYS
+        self._frames.clear()
+        steps: list[TraceStep] = []
+        doubts: list[tuple[TraceStep, Way]] = []
+        memory = _Memory()
+        here: _Position | Verdict = _Position(packet, packet.hook)
+        last = packet
+        while not isinstance(here, Verdict):
+            last = here.packet
+            if memory.entered > _MOST_ENTERED:
+                steps.append(self._given_up(here))
+                return Trace(packet, tuple(steps), Verdict("unknown"), (), last, whole=False)
+            step, ways = self.advance(here)
+            if step is not None:
+                steps.append(step)
+                # What else could have happened; an outcome at once is known at once.
+                doubts += [(step, way) for way in ways[1:]]
+            here = memory.shortened(here, ways[0])
+        depends = [
+            Dependence(step, _sorted(others))
+            for step, way in doubts
+            if (others := self.outcomes(way) - {here})
+        ]
+        return Trace(packet, tuple(steps), here, tuple(depends), last)
+
+    def _given_up(self, at: _Position) -> TraceStep:
+        stage = self._stages[at.hook][at.stage]
+        text = "the ways through its chains are too many: not followed further"
+        return TraceStep(at.hook, stage.backend, stage.table, at.hook, "unknown", reason=text)
 
     def outcomes(self, start: Way) -> frozenset[Verdict]:
         """Return everything that may happen from a place on."""
@@ -344,55 +472,70 @@ class _Tracer:
 
     def advance(self, at: _Position) -> tuple[TraceStep | None, tuple[Way, ...]]:
         """Return what is tried here, and where it leads; first of all if it does not match."""
+        self.work += _STEP
         stages = self._stages[at.hook]
         if at.stage == len(stages):
             return self._leave(at)
         stage = stages[at.stage]
-        if not at.frames:
+        if at.frame is None:
             return self._enter(at, stage)
-        name, number = at.frames[-1]
-        chain = _chain(stage.table, name)
-        if number >= len(chain.rules):
-            return self._end(at, stage, chain)
-        return self._try(at, stage, chain.rules[number])
+        if at.frame.number >= len(at.frame.chain.rules):
+            return self._end(at, stage, at.frame)
+        return self._try(at, stage, at.frame)
+
+    def _frame(self, chain: Chain, number: int, below: _Frame | None) -> _Frame:
+        key = id(chain), number, id(below)
+        found = self._frames.get(key)
+        if found is None:
+            found = self._frames[key] = _Frame(chain, number, below)
+        return found
 
     def _enter(self, at: _Position, stage: _Stage) -> tuple[TraceStep | None, tuple[Way, ...]]:
-        chain = _chain(stage.table, at.hook)
-        if not chain.rules and chain.policy in (None, "ACCEPT"):
+        chain = stage.chains.get(at.hook)
+        if chain is None or (not chain.rules and chain.policy in (None, "ACCEPT")):
             return None, (_past(at),)
-        sees_it = stage.table.name != NAT or _nat_sees(at)
-        step = TraceStep(at.hook, stage.backend, stage.table.name, at.hook, "entered")
+        sees_it = stage.table != NAT or _nat_sees(at)
+        step = TraceStep(at.hook, stage.backend, stage.table, at.hook, "entered")
         if not sees_it:
             return step.replace(tried="passed over", reason=_why_unseen(at)), (_past(at),)
-        return step, (at.replace(frames=((at.hook, 0),)),)
+        return step, (at.replace(frame=self._frame(chain, 0, None)),)
 
     def _end(
-        self, at: _Position, stage: _Stage, chain: Chain
+        self, at: _Position, stage: _Stage, frame: _Frame
     ) -> tuple[TraceStep | None, tuple[Way, ...]]:
-        if len(at.frames) > 1:
-            step = TraceStep(
-                at.hook, stage.backend, stage.table.name, chain.name, "ended", did="let go"
-            )
-            return step, (at.replace(frames=at.frames[:-1]),)
+        if frame.below is not None:
+            name = frame.chain.name
+            step = TraceStep(at.hook, stage.backend, stage.table, name, "ended", did="let go")
+            return step, (at.replace(frame=frame.below),)
         return self._by_policy(at, stage)
 
     def _by_policy(self, at: _Position, stage: _Stage) -> tuple[TraceStep, tuple[Way, ...]]:
-        policy = _chain(stage.table, at.hook).policy
-        step = TraceStep(at.hook, stage.backend, stage.table.name, at.hook, "policy")
+        policy = stage.chains[at.hook].policy
+        step = TraceStep(at.hook, stage.backend, stage.table, at.hook, "policy")
         if policy == "DROP":
             return step.replace(reason="the policy is DROP"), (Verdict("dropped"),)
         return step, (_past(at),)
 
     def _try(
-        self, at: _Position, stage: _Stage, rule: Rule | ForeignRule
+        self, at: _Position, stage: _Stage, frame: _Frame
     ) -> tuple[TraceStep | None, tuple[Way, ...]]:
-        name, number = at.frames[-1]
-        step = TraceStep(at.hook, stage.backend, stage.table.name, name, "no", number + 1, rule)
         native = stage.backend == NATIVE
-        seen = _as_seen(at, stage.table.name)
-        understood = _parts(rule, seen.family)
-        tested = _tested(understood, seen, at.assumed, native=native)
-        below = at.replace(frames=(*at.frames[:-1], (name, number + 1)))
+        seen = _as_seen(at, stage.table)
+        number = frame.number
+        rules = frame.chain.rules
+        while True:
+            rule = rules[number]
+            understood = self._parts(rule, seen.family)
+            tested = _tested(understood, seen, at.assumed, native=native, brief=self._brief)
+            number += 1
+            if not self._brief or tested.truth is not False or number == len(rules):
+                break
+        self.work += number - frame.number
+        below = at.replace(frame=self._frame(frame.chain, number, frame.below))
+        if tested.truth is False and self._brief:
+            return None, (below,)
+        name = frame.chain.name
+        step = TraceStep(at.hook, stage.backend, stage.table, name, "no", number, rule)
         if tested.truth is False:
             return step.replace(reason=tested.reason), (below,)
         if tested.truth is True:
@@ -403,24 +546,32 @@ class _Tracer:
         way, _ = self._effect(matched, stage, understood)
         return step.replace(tried="unknown", reason=tested.reason), (without, way)
 
+    def _parts(self, rule: Rule | ForeignRule, family: Family) -> Parts:
+        found = self._known.get(id(rule))
+        if found is None:
+            # With the rule itself, so that nothing else gets its identity.
+            found = self._known[id(rule)] = rule, _parts(rule, family)
+        return found[1]
+
     def _effect(self, at: _Position, stage: _Stage, rule: Parts) -> tuple[Way, str]:
         """Return where a rule that matches leads, and what it does to the packet."""
-        chain = stage.table.chain(rule.name)
+        chain = stage.chains.get(rule.name)
         if chain is not None:
-            return self._jump(at, chain, for_good=rule.verb == "-g"), ""
+            return self._jump(at, stage, chain, for_good=rule.verb == "-g"), ""
         if rule.target is None or isinstance(rule.target, t.Jump):
             return self._of_others(at, rule)
         return self._target(at, stage, rule.target)
 
-    def _jump(self, at: _Position, chain: Chain, *, for_good: bool) -> Way:
-        if any(name == chain.name for name, _ in at.frames):
+    def _jump(self, at: _Position, stage: _Stage, chain: Chain, *, for_good: bool) -> Way:
+        below = _in_frame(at)
+        if below.depth > len(stage.chains):
             # The kernel has no loops; rules that were made up may.
             return Verdict("unknown")
-        # What went there for good (-g) comes back to where this chain would.
-        kept = at.frames[:-1] if for_good and len(at.frames) > 1 else at.frames
-        if for_good and len(at.frames) == 1:
-            kept = ((at.frames[0][0], _FOR_GOOD),)
-        return at.replace(frames=(*kept, (chain.name, 0)))
+        if for_good:
+            # What went there for good (-g) comes back to where this chain would.
+            ends = self._frame(below.chain, len(below.chain.rules), None)
+            below = below.below or ends
+        return at.replace(frame=self._frame(chain, 0, below))
 
     def _of_others(self, at: _Position, rule: Parts) -> tuple[Way, str]:
         if not rule.verb:
@@ -441,8 +592,8 @@ class _Tracer:
             case t.Jump():
                 raise AssertionError(f"no such chain: {target.chain}")
             case t.Return():
-                if len(at.frames) > 1:
-                    return at.replace(frames=at.frames[:-1]), ""
+                if _in_frame(at).below is not None:
+                    return at.replace(frame=_in_frame(at).below), ""
                 step, ways = self._by_policy(at, stage)
                 return ways[0], step.reason
             case t.Accept():
@@ -491,7 +642,7 @@ class _Tracer:
         after = at.replace(stage=0, tracked=True)
         match at.hook:
             case "OUTPUT":
-                start = self._start
+                start = self._begun
                 moved = (packet.destination, packet.mark) != (start.destination, start.mark)
                 delivered = moved and start.oif != LO and self._leads(packet)
                 if moved:
@@ -523,7 +674,7 @@ class _Tracer:
         """Return the interface by which a packet leaves that is routed anew."""
         if _goes_to_loopback(packet) or self._leads(packet):
             return LO
-        to_self = self._start.oif == LO and not self._leads(self._start)
+        to_self = self._begun.oif == LO and not self._leads(self._begun)
         return LO if to_self else self._routes.via
 
     def _leads(self, packet: Packet) -> bool:
@@ -543,8 +694,40 @@ class _Tracer:
         return Verdict("follows" if at.packet.state == "ESTABLISHED" else "untouched")
 
 
-# Behind the last rule of any chain.
-_FOR_GOOD = 1 << 32
+class _Memory:
+    """What came of each chain, for a packet that comes to it again as it was.
+
+    Chains that jump twice to the next one are walked once each.
+    """
+
+    def __init__(self) -> None:
+        self._within: list[tuple[int, _Position]] = []
+        self._returned: dict[tuple[int, _Position], _Position] = {}
+        self._gone: set[_Position] = set()
+        self.entered = 0
+
+    def shortened(self, before: _Position, after: Way) -> Way:
+        """Return where a step leads, with a chain whose end is known already left again."""
+        if isinstance(after, Verdict) or after.stage != before.stage or before.frame is None:
+            self._within.clear()
+            return after
+        if after.frame is None:
+            raise AssertionError("within a table a packet is in a chain")
+        change = after.frame.depth - before.frame.depth
+        if change > 0:
+            start = id(after.frame.chain), after.replace(frame=None)
+            if start in self._returned:
+                return self._returned[start].replace(frame=after.frame.below)
+            self._within.append(start)
+            self.entered += 1
+        elif change < 0:
+            self._returned[self._within.pop()] = after.replace(frame=None)
+        elif after.frame.chain is not before.frame.chain or not after.frame.number:
+            # Those who went for good can go round for ever, where rules were made up.
+            if after in self._gone:
+                return Verdict("unknown")
+            self._gone.add(after)
+        return after
 
 
 def _stages(hook: Hook, rulesets: tuple[Rules, ...]) -> Iterator[_Stage]:
@@ -552,16 +735,18 @@ def _stages(hook: Hook, rulesets: tuple[Rules, ...]) -> Iterator[_Stage]:
         for rules in rulesets:
             table = rules.ruleset.table(name)
             if table is not None and hook in BUILTIN_CHAINS[name]:
-                yield _Stage(rules.backend, table)
+                yield _Stage(rules.backend, name, {chain.name: chain for chain in table.chains})
 
 
-def _chain(table: Table, name: str) -> Chain:
-    return table.chain(name) or Chain(name, None)
+def _in_frame(at: _Position) -> _Frame:
+    if at.frame is None:
+        raise AssertionError("a rule is tried within a chain")
+    return at.frame
 
 
 def _past(at: _Position) -> _Position:
     """Return the place behind a table."""
-    return at.replace(stage=at.stage + 1, frames=())
+    return at.replace(stage=at.stage + 1, frame=None)
 
 
 def _did(before: _Position, after: Way) -> Did:
@@ -570,7 +755,7 @@ def _did(before: _Position, after: Way) -> Did:
         return "stopped"
     if after.captured != before.captured:
         return "captured"
-    left = after.stage != before.stage or len(after.frames) < len(before.frames)
+    left = after.frame is None or after.frame.depth < _in_frame(before).depth
     return "let go" if left else ""
 
 
@@ -604,7 +789,7 @@ def _parts(rule: Rule | ForeignRule, family: Family) -> Parts:
     return parts(rule.spelled, family)
 
 
-def _tested(rule: Parts, packet: Packet, assumed: Assumed, *, native: bool) -> _Tested:
+def _tested(rule: Parts, packet: Packet, assumed: Assumed, *, native: bool, brief: bool) -> _Tested:
     """Return whether a rule matches: one match that fails decides, whatever the others are."""
     reason = ""
     doubts: list[m.Match] = []
@@ -617,7 +802,7 @@ def _tested(rule: Parts, packet: Packet, assumed: Assumed, *, native: bool) -> _
         if truth is None:
             truth = taken_for(match, assumed)
         if truth is False:
-            return _Tested(truth=False, reason=_because(match, packet))
+            return _FAILED if brief else _Tested(truth=False, reason=_because(match, packet))
         if truth is None:
             doubts.append(match)
             reason = reason or _because(match, packet)

@@ -167,6 +167,12 @@ def normalised(entry: bytes, family: Family, target_name: str) -> bytes:
         raise ParseError("the kernel returned an entry that cannot be read") from error
 
 
+def without_counts(entry: bytes, family: Family) -> bytes:
+    """Return what of a live entry stays as it is while nobody writes it anew."""
+    start = _HEADERS[family].size
+    return entry[:start] + entry[start + _OFFSETS[family].size :]
+
+
 def _normalised(entry: bytes, family: Family, target_name: str) -> bytes:
     header, offsets = _HEADERS[family], _OFFSETS[family]
     position = header.size + offsets.size

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
+import os
+import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -42,11 +45,23 @@ _worker = _Worker()
 
 def _load(load: Load) -> None:
     """Begin the life of a process; a failure is kept for whoever looks."""
+    # What ends the webhook is said to a group of processes at times; these still have work then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _worker.admit = load()
     except InjectionError as failure:
         _worker.problems = failure.problems
     gc.freeze()
+
+
+def _end_with_parent() -> None:
+    """End the process when the webhook was killed: nobody else would end it then."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _check() -> tuple[Problem, ...]:

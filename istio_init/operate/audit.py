@@ -13,10 +13,14 @@ from istio_init.config.model import BACKENDS, LAYOUT_1_0
 from istio_init.diagnose import findings as diagnosis
 from istio_init.diagnose.findings import Finding
 from istio_init.diagnose.infer import as_arguments, infer_config
+from istio_init.diagnose.interception import obstacles
 from istio_init.diagnose.leftovers import leftovers
+from istio_init.diagnose.trace import Rules
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
-from istio_init.kernel import host
+from istio_init.kernel import host, signals
+from istio_init.kernel.pod import pod_network
 from istio_init.lean import TYPE_CHECKING, Record
+from istio_init.operate.live import awake
 from istio_init.planner import degrade
 from istio_init.rules import ownership
 from istio_init.rules.model import TABLES, PolicyRoute, Ruleset, make_table
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from istio_init.apply.detect import Evidence
     from istio_init.apply.routes import Item
     from istio_init.config.model import Backend, BackendChoice, Config, Run
+    from istio_init.diagnose.interception import Obstacle
     from istio_init.rules.model import Plan
     from istio_init.rules.ranges import Family
 
@@ -42,13 +47,16 @@ class LiveState(Record):
     """The live rules of ``backend``; ``others`` are the backends with owned rules beside it.
 
     ``backend`` is None where no backend has owned rules and --backend names none;
-    ``unseen`` are those that cannot be read without creating tables.
+    ``unseen`` are those that cannot be read without creating tables. ``beside`` are
+    the rules of the other backends, ``notes`` say which of them could not be read.
     """
 
     backend: Backend | None
     live: tuple[Ruleset, ...]
     others: frozenset[Backend]
     unseen: frozenset[Backend]
+    beside: tuple[Rules, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:
@@ -97,7 +105,18 @@ def look(run: Run) -> LiveState:
         )
     applier = detect.applier(kind, made)
     live = tuple(_read(applier, family) for family in FAMILIES)
-    return LiveState(kind, live, evidence.ours - {kind}, evidence.unseen)
+    beside: list[Rules] = []
+    notes: list[str] = []
+    for other in BACKENDS:
+        if other != kind and other in evidence.ours | evidence.others:
+            try:
+                found = detect.applier(other, made)
+                beside += (Rules(awake(_read(found, family)), other) for family in FAMILIES)
+            except IstioInitError as error:
+                notes.append(f"the rules in backend {other} cannot be read: {error}")
+    return LiveState(
+        kind, live, evidence.ours - {kind}, evidence.unseen, tuple(beside), tuple(notes)
+    )
 
 
 def _backend(evidence: Evidence, run: Run) -> Backend | None:
@@ -169,8 +188,9 @@ def _compared(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     for one in live:
         planned = plan.ruleset(one.family)
         wanted = (applier.wanted if applier else ownership.wanted)(one, planned, known, clean=False)
-        # Nobody else has rules in tables of our own.
-        findings += diagnosis.findings(one, wanted, planned, shared=kind != "nftables")
+        findings += diagnosis.findings(one, wanted, planned)
+        if state.backend:
+            findings += _taken_by_others(one, wanted, plan, state)
         difference += diagnosis.difference(one, wanted, kind if state.backend else "no backend")
     steps = routes.changes(routes.live(known.marks, plan.routes), routes.wanted(plan))
     wanted_items = routes.wanted(plan)
@@ -181,7 +201,7 @@ def _compared(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     if kind != "nftables":
         findings += _ambient(live, plan)
         findings += (Finding("unclaimed", text, drift=False) for text in leftovers(live, plan))
-    findings += (Finding("trap", text, drift=False) for text in plan.warnings)
+    findings += (Finding("trap", text, drift=False) for text in (*state.notes, *plan.warnings))
     return AuditResult(state.backend or "", config, seen, tuple(findings), tuple(difference))
 
 
@@ -194,6 +214,36 @@ def _ambient(live: tuple[Ruleset, ...], plan: Plan) -> Iterator[Finding]:
     for one in live:
         for table in ownership.ambient_tables(one, plan.ruleset(one.family)):
             yield Finding("absent", lost, one.family, table, rule="every rule of ours")
+
+
+def _taken_by_others(
+    live: Ruleset, wanted: Ruleset, plan: Plan, state: LiveState
+) -> Iterator[Finding]:
+    """Yield what keeps packets from our rules, where all of them stand as planned."""
+    family = live.family
+    beside = (one for one in state.beside if one.ruleset.family == family)
+    rules = (Rules(wanted, state.backend or ""), *beside)
+    taken = [
+        _as_it_stands(one.finding(), one, live)
+        for one in obstacles(plan, family, rules, pod_network(family), signals.check)
+    ]
+    yield from taken
+    places = {(one.table, one.chain, one.number) for one in taken if one.kind == "shadowed"}
+    for note in diagnosis.notes(live, plan.ruleset(family)):
+        if (note.table, note.chain, note.number) not in places:
+            yield note
+
+
+def _as_it_stands(finding: Finding, obstacle: Obstacle, live: Ruleset) -> Finding:
+    """Return a finding with the place that its rule has now, whatever stands above it."""
+    step = obstacle.step
+    table = live.table(finding.table)
+    chain = table.chain(finding.chain) if table else None
+    if finding.kind != "shadowed" or chain is None or step is None or step.rule is None:
+        return finding
+    if step.rule in chain.rules[finding.number - 1 : finding.number]:
+        return finding
+    return finding.replace(number=chain.rules.index(step.rule) + 1)
 
 
 def _with_tables(live: Ruleset, planned: Ruleset) -> Ruleset:

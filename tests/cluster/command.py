@@ -139,6 +139,10 @@ def _run_command(cgroup: str, options: argparse.Namespace, stack: ExitStack) -> 
     logs = options.logs.resolve() if options.logs else None
     _make_mounts()
     make_network()
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        # There is no way to one from in here.
+        del os.environ[name]
+    os.environ["KUBECACHEDIR"] = str(FOLDER / "kubectl")
     programs = Programs(FOLDER, options.kube.resolve(), logs, stack)
     control_plane = ControlPlane(programs)
     control_plane.start()

@@ -31,13 +31,14 @@ PORT, METRICS_PORT = 15117, 15114
 ADDRESS = "localhost"
 NAME = "local"
 FOLDERS = {"default": "injector", "canary": "injector-revision"}
+COMPONENTS = ("by-default", "advice")
 
 
 def registration(installation: str) -> Object:
     """Return the registration of an installation, as kustomize makes it of the manifests."""
-    if installation == "by-default":
+    if installation in COMPONENTS:
         with TemporaryDirectory(dir=KUBERNETES) as folder:
-            text = "resources: [../injector]\ncomponents: [../injector-by-default]\n"
+            text = f"resources: [../injector]\ncomponents: [../injector-{installation}]\n"
             Path(folder, "kustomization.yaml").write_text(text, encoding="ascii")
             rendered = call("kubectl", "kustomize", folder)
     else:

@@ -50,3 +50,12 @@ def test_a_second_revision(injector: Injector) -> None:  # noqa: ARG001 - instal
     finally:
         kubectl("delete", "deployment", "istio-init-injector-canary", "-n", NAMESPACE)
         kubectl("delete", "mutatingwebhookconfiguration", "istio-init-injector-canary")
+
+
+def test_a_tag_is_a_registration() -> None:
+    shown = kubectl("apply", "--dry-run=server", "-k", MANIFESTS.with_name("injector-tag"))
+
+    assert shown == (
+        "mutatingwebhookconfiguration.admissionregistration.k8s.io/istio-init-tag-prod created "
+        "(server dry run)\n"
+    )

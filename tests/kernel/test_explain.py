@@ -167,7 +167,7 @@ def test_two_backends_with_rules_are_both_asked(pod: Namespace) -> None:
 
     assert found["verdict"]["fate"] == "redirected"
     assert found["notes"] == [
-        "several backends have a nat table; the one registered first runs first"
+        "several backends have a nat table: the one that was registered last is asked first"
     ]
     tables = [
         (step["backend"], step["table"]) for step in found["steps"] if step["tried"] == "entered"

@@ -28,7 +28,7 @@ NARROW = [
     ("OUTPUT", "-o eth7 -j ACCEPT"),
     ("OUTPUT", "-p udp -j ACCEPT"),
     ("OUTPUT", "-p tcp -m statistic --mode nth --every 2 --packet 0 -j ACCEPT"),
-    ("OUTPUT", "-p tcp -m connmark ! --mark 0x1 -j RETURN"),
+    ("OUTPUT", "-p tcp -m connmark --mark 0x1 -j RETURN"),
     ("PREROUTING", "-m mac --mac-source 00:00:00:00:00:07 -j ACCEPT"),
     ("PREROUTING", "-p tcp -m limit --limit 1/s -j ACCEPT"),
     ("OUTPUT", "-j LOG"),

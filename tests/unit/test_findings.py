@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init.diagnose.findings import difference, findings, not_intercepted
+from istio_init.diagnose.findings import difference, findings, not_intercepted, notes
 from istio_init.formats.iptables import rule_line
 from istio_init.formats.save_reader import parse_rule
 from istio_init.rules import matches as m
@@ -208,14 +208,13 @@ def test_a_rule_of_others_above_ours_is_a_note(rule: str, consequence: str) -> N
     theirs = parse_rule(rule, IPV4)
     stands = with_chain(ruleset, table, output, (theirs, *output.rules))
 
-    notes = found(NEW, stands)
-
-    assert [(one.kind, one.number, one.drift) for one in notes] == [
+    assert found(NEW, stands) == []
+    above = list(notes(stands, ruleset))
+    assert [(one.kind, one.number, one.drift) for one in above] == [
         ("shadowed", 1, False) for _ in ("it",) if consequence
     ]
-    assert all(one.consequence.startswith("stands above") for one in notes)
-    assert all(consequence in one.consequence for one in notes)
-    assert list(findings(stands, stands, ruleset, shared=False)) == []
+    assert all(one.consequence.startswith("stands above") for one in above)
+    assert all(consequence in one.consequence for one in above)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,70 @@ def test_protocols_are_told_to_the_kernel() -> None:
     assert iptables.protocol_of(ForeignRule(attribute(4, e.COUNTER))) == (0, False)
 
 
+def _mangled(data: bytes, cuts: list[tuple[int, int]]) -> bytes:
+    found = bytearray(data)
+    for position, value in cuts:
+        found[position % len(found)] = value
+    return bytes(found)
+
+
+mangled_rules = st.builds(
+    _mangled,
+    strategies.rules(IPV4).map(lambda one: iptables.encode(one, IPV4)),
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=6),
+)
+
+
+@given(data=st.data(), family=st.sampled_from(FAMILIES))
+def test_rules_of_one_pattern_are_read_like_the_first_of_them(
+    data: st.DataObject, family: Family
+) -> None:
+    first = data.draw(strategies.rules(family))
+    reader = iptables.Reader(family)
+    for one in data.draw(st.lists(_alike(first, family), min_size=1, max_size=6)):
+        written = iptables.encode(one, family)
+        assert reader.rule(written) == iptables.Reader(family).rule(written) == one
+
+
+@st.composite
+def _alike(draw: st.DrawFn, first: Rule, family: Family) -> Rule:
+    """Return a rule whose addresses and ports are others."""
+    changed = []
+    for match in first.matches:
+        match match:
+            case m.Source(network) | m.Destination(network) if network.prefix:
+                wished = draw(strategies.networks(family, network.prefix))
+                kept = wished if wished.prefix == network.prefix else network
+                changed.append(match.replace(network=kept))
+            case m.Ports():
+                changed.append(match.replace(ports=draw(strategies.port_ranges)))
+            case _:
+                changed.append(match)
+    return rule(*changed, target=first.target)
+
+
+@given(mangled_rules, st.data())
+def test_what_only_looks_like_a_known_pattern_is_read_by_itself(
+    mangled: bytes, data: st.DataObject
+) -> None:
+    reader = iptables.Reader(IPV4)
+    for one in data.draw(st.lists(strategies.rules(IPV4), max_size=5)):
+        reader.rule(iptables.encode(one, IPV4))
+
+    assert reader.rule(mangled) == iptables.Reader(IPV4).rule(mangled)
+
+
+@given(data=st.data())
+def test_a_byte_more_or_less_in_a_known_rule_is_seen(data: st.DataObject) -> None:
+    one = data.draw(strategies.rules(IPV4))
+    written = iptables.encode(one, IPV4)
+    reader = iptables.Reader(IPV4)
+    reader.rule(written)
+    changed = _mangled(written, [(data.draw(st.integers(0, 4000)), data.draw(st.integers(0, 255)))])
+
+    assert reader.rule(changed) == iptables.Reader(IPV4).rule(changed)
+
+
 OTHER_WAYS = {
     "the protocol from the header": (
         e.payload(1, 9, 1) + e.compare("==", b"\6") + e.COUNTER + e.verdict(e.ACCEPT),
@@ -278,20 +342,6 @@ def test_long_and_short_registers_are_the_same_memory() -> None:
 
 
 # Garbage.
-
-
-def _mangled(data: bytes, cuts: list[tuple[int, int]]) -> bytes:
-    found = bytearray(data)
-    for position, value in cuts:
-        found[position % len(found)] = value
-    return bytes(found)
-
-
-mangled_rules = st.builds(
-    _mangled,
-    strategies.rules(IPV4).map(lambda one: iptables.encode(one, IPV4)),
-    st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=6),
-)
 
 
 @given(st.one_of(st.binary(max_size=300), mangled_rules), st.binary(max_size=20))

@@ -17,6 +17,7 @@ from istio_init.formats.netlink import attribute, read_attributes
 from istio_init.formats.nf_tables import expressions as e
 from istio_init.formats.nf_tables import fields
 from istio_init.formats.nf_tables.messages import comment_in
+from istio_init.formats.nf_tables.patterns import Patterns
 from istio_init.formats.xt_extensions import (
     match_parts,
     nflog_words,
@@ -146,6 +147,8 @@ class Reader:
         self._expressions = e.Reader()
         # What this program writes is known by its bytes.
         self._written: dict[bytes, Rule] = {}
+        self._patterns = Patterns()
+        self._foreign: dict[tuple[bytes, bytes], ForeignRule] = {}
         # Whether any rule that was read is one that iptables-nft cannot show.
         self.unlisted = False
 
@@ -161,25 +164,43 @@ class Reader:
         ``notes`` are nft's own beside the rule: one with a comment is none that
         this program wrote.
         """
+        if not notes:
+            found = self._written.get(expressions) or self._patterns.rule(expressions)
+            if found is not None:
+                return found
         try:
             bare = e.without_counts(expressions)
         except ValueError:
             bare = expressions
         if not notes and bare in self._written:
             return self._written[bare]
+        known = self._foreign.get((bare, notes))
+        return known or self._read(expressions, bare, notes)
+
+    def _read(self, expressions: bytes, bare: bytes, notes: bytes) -> Rule | ForeignRule:
         statements = self._expressions.statements(bare)
         self.unlisted = self.unlisted or not can_be_listed(statements)
-        found = None if notes else self._understood(statements)
-        return found or foreign(bare, notes, statements, (self._family,))
+        found: Rule | ForeignRule | None = None
+        if not notes:
+            found = self._understood(expressions, statements)
+        if found is None:
+            kept = foreign(bare, notes, statements, (self._family,))
+            self._foreign[bare, notes] = found = kept
+        return found
 
-    def _understood(self, statements: Sequence[Statement]) -> Rule | None:
+    def _understood(self, expressions: bytes, statements: Sequence[Statement]) -> Rule | None:
         try:
-            return self._rule(statements)
+            matches, count = self._matches(statements)
+            target = self._target(statements[count:])
         except ValueError:
             return None
+        found = Rule(tuple(sorted(matches, key=m.print_rank)), target)
+        self._patterns.learn(expressions, matches, found)
+        return found
 
-    def _rule(self, statements: Sequence[Statement]) -> Rule:
-        matches: list[m.Match] = []
+    def _matches(self, statements: Sequence[Statement]) -> tuple[list[m.Match], int]:
+        """Return the matches of a rule, and how many statements they are."""
+        found: list[m.Match] = []
         protocol: Protocol | None = None
         count = 0
         for statement in fields.comparisons(statements):
@@ -188,14 +209,11 @@ class Reader:
                 match = self._match(one, protocol)
                 if isinstance(match, m.Proto) and not match.negated:
                     protocol = match.name
-                matches.append(match)
-        ranks = [m.print_rank(one) for one in matches]
-        header = [rank for rank in ranks if rank < len(m.HEADER_MATCHES)]
-        if len(header) != len(set(header)) or any(map(m.matches_everything, matches)):
+                found.append(match)
+        header = [type(one) for one in found if isinstance(one, m.HEADER_MATCHES)]
+        if len(header) != len(set(header)) or any(map(m.matches_everything, found)):
             raise ValueError("each part of the header once")
-        if ranks != sorted(ranks):
-            matches.sort(key=m.print_rank)
-        return Rule(tuple(matches), self._target(statements[count:]))
+        return found, count
 
     def _match(self, statement: Statement, protocol: Protocol | None) -> m.Match:
         if isinstance(statement, e.XtMatch):

@@ -6,7 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,3 +96,36 @@ def test_a_worker_that_is_killed_is_replaced() -> None:
         assert (await pool.reply(BODY, "/inject")).reason == "good"
 
     run(test)
+
+
+ORPHANS = """
+import asyncio, sys
+from functools import partial
+from istio_init.inject.workers import WorkerPool
+from tests.unit.inject.test_workers import BODY, load
+
+async def main():
+    pool = WorkerPool(1)
+    await pool.load(partial(load, "good"))
+    print((await pool.reply(BODY, "/inject")).message, flush=True)
+    await asyncio.sleep(60)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_workers_end_with_whoever_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS, encoding="utf-8")
+    command = [sys.executable, str(script)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        worker = Path("/proc", process.stdout.readline().strip())
+        assert worker.exists()
+        process.kill()
+    end = time.monotonic() + 10
+    while worker.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
