@@ -387,17 +387,17 @@ class Transaction:
         self._take(tuple(step for step in steps if step.verb == "add"))
         if len(self._sides) > 1 and self._save_marks_twice(lives):
             lives = self._stand_side_by_side(lives)
-        hidden: list[str] = []
         standing: list[tuple[str, tuple[Ruleset, ...]]] = []
+        left: list[str] = []
         for side, live in zip(self._sides, lives, strict=True):
             signals.check()
             stands = side.converge(live)
+            left += self._leftovers(live if side.clean else stands)
             standing.append((side.name, stands))
-            hidden += self._leftovers(live if side.clean else stands)
         self._take(tuple(step for step in steps if step.verb == "del"))
         written = dict.fromkeys(place for side in self._sides for place in side.written)
         emptied = tuple(side.name for side in self._sides if side.clean and side.written)
-        return ApplyResult(tuple(written), steps, emptied, (*hidden, *self._hidden(standing)))
+        return ApplyResult(tuple(written), steps, emptied, (*left, *self._hidden(standing)))
 
     def _hidden(self, standing: list[tuple[str, tuple[Ruleset, ...]]]) -> Iterator[str]:
         """Yield a sentence for each rule of others that keeps packets from ours.
@@ -428,6 +428,14 @@ class Transaction:
                 if one.takes:
                     yield str(one)
 
+    def _leftovers(self, rulesets: tuple[Ruleset, ...]) -> tuple[str, ...]:
+        # Where nobody else has a rule no start of a pod pays for these texts.
+        if all(one.tables == self._plan.ruleset(one.family).tables for one in rulesets):
+            return ()
+        from istio_init.diagnose.leftovers import leftovers
+
+        return leftovers(rulesets, self._plan)
+
     def _save_marks_twice(self, lives: list[tuple[Ruleset, ...]]) -> bool:
         """Whether two backends would save the marks of connections, as TPROXY needs it."""
         from istio_init.apply.stages import saves_marks
@@ -452,14 +460,6 @@ class Transaction:
         ]
         signals.check()
         return found
-
-    def _leftovers(self, rulesets: tuple[Ruleset, ...]) -> tuple[str, ...]:
-        # Where nobody else has a rule no start of a pod pays for these texts.
-        if all(one.tables == self._plan.ruleset(one.family).tables for one in rulesets):
-            return ()
-        from istio_init.diagnose.leftovers import leftovers
-
-        return leftovers(rulesets, self._plan)
 
     def _take(self, steps: tuple[RouteStep, ...]) -> None:
         if steps:

@@ -218,7 +218,7 @@ def decode(entry: bytes, family: Family) -> Rule | ForeignRule:
 def spelled(entry: bytes, family: Family) -> str:
     """Return a normalised entry as iptables prints it, as far as it is understood.
 
-    Of a match that this program never writes only the name is there.
+    Of a match or target that this program never writes only the name is there.
     """
     header, offsets = _HEADERS[family], _OFFSETS[family]
     protocol, flags, inversions = header.unpack_from(entry)[8:]

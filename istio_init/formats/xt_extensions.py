@@ -10,6 +10,7 @@ Source: linux/netfilter/xt_*.h.
 
 from __future__ import annotations
 
+from _socket import inet_ntop
 from struct import Struct
 from struct import error as struct_error
 
@@ -18,10 +19,12 @@ from istio_init.lean import TYPE_CHECKING, assert_never
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
 from istio_init.rules.ranges import (
+    ADDRESS_FAMILY,
     FULL_MASK,
     IPV4,
     IPV6,
     IdRange,
+    Network,
     PortRange,
 )
 
@@ -188,25 +191,96 @@ def spelled_match(name: str, revision: int, data: bytes) -> list[str]:
         # One that this program never writes.
         pass
     if name == "comment":
-        # No start of a pod without such rules of others pays for this.
-        from istio_init.formats.xt_others import quoted
-
-        return ["-m", name, "--comment", quoted(text_of(data))]
+        return ["-m", name, "--comment", _quoted(text_of(data))]
     # A protocol's own match may ask for nothing; anything else asks for something.
     idle = name in _IDLE and data == _aligned(_IDLE[name])
     return ["-m", name] if idle else ["-m", name, "..."]
 
 
+def _quoted(text: str) -> str:
+    if text.replace("_", "").replace("-", "").isalnum():
+        return text
+    return '"' + "".join(f"\\{char}" if char in "\"'\\" else char for char in text) + '"'
+
+
 def spelled_target(name: str, revision: int, data: bytes, family: Family) -> list[str]:
-    """Return the words of a target, as far as they are understood."""
+    """Return the words of a target; of one that is not understood only the name."""
     if not name:
         return []
     try:
         return target_words(read_target(name, revision, data, family), family)
     except ValueError:
-        from istio_init.formats.xt_others import other_target_words
+        pass
+    try:
+        if name == "NFLOG":
+            return _spelled_nflog(data)
+        return ["-j", name, *_nat_words(name, revision, data, family)]
+    except (KeyError, ValueError, struct_error):
+        # Nothing that translates addresses or reports.
+        return ["-j", name]
 
-        return other_target_words(name, revision, data, family)
+
+# How much of a packet, the group, the threshold, flags and the prefix.
+_NFLOG = Struct("=IHHHxx64s")
+_NFLOG_SIZE = 0x1
+_NFLOG_THRESHOLD = 1
+
+
+def _spelled_nflog(data: bytes) -> list[str]:
+    size, group, threshold, flags, prefix = _NFLOG.unpack_from(data)
+    # A size without the flag is a range, which the kernel does not heed.
+    size = size if flags & _NFLOG_SIZE else 0
+    return nflog_words(group, text_of(prefix), size, threshold)
+
+
+def nflog_words(group: int, prefix: str, size: int, threshold: int) -> list[str]:
+    """Return the words of a target that sends packets to a group."""
+    words = ["-j", "NFLOG"]
+    words += ["--nflog-prefix", _quoted(prefix)] if prefix else []
+    words += ["--nflog-group", str(group)] if group else []
+    words += ["--nflog-size", str(size)] if size else []
+    return words + (["--nflog-threshold", str(threshold)] if threshold > _NFLOG_THRESHOLD else [])
+
+
+# What translates addresses: the option that tells the new ones, and the revisions
+# in which IPv4 has a layout of its own.
+_NAT_OPTIONS = {
+    "DNAT": ("--to-destination", {0}),
+    "SNAT": ("--to-source", {0}),
+    "NETMAP": ("--to", {0}),
+    "REDIRECT": ("--to-ports", {0}),
+}
+# Flags, first and last address, first and last port.
+_OLD_NAT = Struct("=4xI4s4sHH")
+_NAT = Struct("=I16s16sHH")
+_NAT_ADDRESSES = 0x1
+_NAT_SWITCHES = {0x4: "--random", 0x8: "--persistent", 0x10: "--random-fully"}
+_NETMAP = "NETMAP"
+
+
+def _nat_words(name: str, revision: int, data: bytes, family: Family) -> list[str]:
+    """Return the options of a target that translates addresses, as far as they are plain."""
+    option, old = _NAT_OPTIONS[name]
+    layout = _OLD_NAT if family == IPV4 and revision in old else _NAT
+    flags, *ends, first, last = layout.unpack_from(data)
+    size = 4 if family == IPV4 else 16
+    low, high = (end[:size] for end in ends)
+    if name == _NETMAP:
+        mask = int.from_bytes(low, "big") ^ int.from_bytes(high, "big")
+        network = Network(family, low, 8 * size - mask.bit_length())
+        return [option, str(network)]
+    if flags & ~(_NAT_ADDRESSES | _NAT_PORTS | sum(_NAT_SWITCHES)):
+        return ["..."]
+    text = ""
+    if flags & _NAT_ADDRESSES:
+        words = dict.fromkeys(inet_ntop(ADDRESS_FAMILY[family], end) for end in (low, high))
+        text = "-".join(words)
+    if flags & _NAT_PORTS:
+        ports = dict.fromkeys(str(int.from_bytes(_PORT.pack(one), "big")) for one in (first, last))
+        text = f"[{text}]" if family == IPV6 and text else text
+        text += f"{'' if name == 'REDIRECT' else ':'}{'-'.join(ports)}"
+    switches = [word for bit, word in _NAT_SWITCHES.items() if flags & bit]
+    return [*([option, text] if text else []), *switches]
 
 
 def _port_range(low: int, high: int) -> PortRange:

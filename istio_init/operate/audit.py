@@ -212,6 +212,17 @@ def _compared(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     return AuditResult(state.backend or "", config, seen, tuple(findings), tuple(difference))
 
 
+def _ambient(live: tuple[Ruleset, ...], plan: Plan) -> Iterator[Finding]:
+    """Yield each table in which the plan has no room beside the rules of ambient mode."""
+    lost = (
+        "ISTIO_PRERT stands there: these are rules of Istio's ambient mode, which captures this "
+        "pod's traffic already; a run refuses to write beside them"
+    )
+    for one in live:
+        for table in ownership.ambient_tables(one, plan.ruleset(one.family)):
+            yield Finding("absent", lost, one.family, table, rule="every rule of ours")
+
+
 def _taken_by_others(
     live: Ruleset, wanted: Ruleset, plan: Plan, state: LiveState
 ) -> Iterator[Finding]:
@@ -240,17 +251,6 @@ def _as_it_stands(finding: Finding, obstacle: Obstacle, live: Ruleset) -> Findin
     if step.rule in chain.rules[finding.number - 1 : finding.number]:
         return finding
     return finding.replace(number=chain.rules.index(step.rule) + 1)
-
-
-def _ambient(live: tuple[Ruleset, ...], plan: Plan) -> Iterator[Finding]:
-    """Yield each table in which the plan has no room beside the rules of ambient mode."""
-    lost = (
-        "ISTIO_PRERT stands there: these are rules of Istio's ambient mode, which captures this "
-        "pod's traffic already; a run refuses to write beside them"
-    )
-    for one in live:
-        for table in ownership.ambient_tables(one, plan.ruleset(one.family)):
-            yield Finding("absent", lost, one.family, table, rule="every rule of ours")
 
 
 def _with_tables(live: Ruleset, planned: Ruleset) -> Ruleset:

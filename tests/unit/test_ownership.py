@@ -292,6 +292,8 @@ def shapes(mark: str) -> tuple[str, ...]:
     """Return what layout 1.30 puts into mangle's own chains in TPROXY mode."""
     return (
         f"PREROUTING -p tcp -m mark --mark {mark} -j CONNMARK --save-mark {COPIED}",
+        # As it stands while rules move from one backend to another.
+        f"PREROUTING -i lo -p tcp -m mark --mark {mark} -j CONNMARK --save-mark {COPIED}",
         f"OUTPUT -o lo -p tcp -m mark --mark {mark} -j RETURN",
         (
             "OUTPUT ! -d 127.0.0.1/32 -o lo -p tcp -m owner --uid-owner 7 "

@@ -20,13 +20,13 @@ from istio_init.formats.nf_tables.messages import comment_in
 from istio_init.formats.nf_tables.patterns import Patterns
 from istio_init.formats.xt_extensions import (
     match_parts,
+    nflog_words,
     read_match,
     read_target,
     spelled_match,
     spelled_target,
     target_parts,
 )
-from istio_init.formats.xt_others import quoted
 from istio_init.lean import TYPE_CHECKING
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
@@ -254,7 +254,7 @@ def spelled(statements: Sequence[Statement], family: Family, comment: str = "") 
     expression, with three dots.
     """
     if comment:
-        yield from ("-m", "comment", "--comment", quoted(comment))
+        yield from ("-m", "comment", "--comment", _quoted(comment))
     protocol: Protocol | None = None
     for number, statement in enumerate(statements, 1):
         last = number == len(statements)
@@ -278,11 +278,15 @@ def _words(one: Statement, family: Family, *, last: bool) -> list[str]:
             return [verb, chain or _NAMED_DECISIONS.get(code, str(code))]
         case e.SetLookup(operand, name, negated):
             bang = ["!"] if negated else []
-            return ["-m", f"nft:{operand.source}", *bang, "--set", quoted(name)]
+            return ["-m", f"nft:{operand.source}", *bang, "--set", _quoted(name)]
+        case e.Report(group, prefix, size, threshold) if last:
+            return nflog_words(group, prefix, size, threshold)
+        case e.Report():
+            return ["-m", "nft:log", "..."]
         case e.Opaque(name) if last and name in _TARGETS_OF_NFT:
             return ["-j", _TARGETS_OF_NFT[name]]
         case e.Opaque(name):
-            return ["-m", f"nft:{quoted(name)}", "..."]
+            return ["-m", f"nft:{_quoted(name)}", "..."]
         case e.Assignment(source) if not last:
             return ["-m", f"nft:{source}", "..."]
         case _:
@@ -327,3 +331,9 @@ def _native_words(one: Statement, family: Family) -> list[str]:
                 return ["-m", f"nft:{source}", "..."]
             case _:
                 return ["-m", "nft:tproxy", "..."]
+
+
+def _quoted(text: str) -> str:
+    if text.replace("_", "").replace("-", "").isalnum():
+        return text
+    return '"' + "".join(f"\\{char}" if char in "\"'\\" else char for char in text) + '"'
