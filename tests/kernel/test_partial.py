@@ -137,7 +137,7 @@ def test_from_each_prefix_with_interfaces(backend: str) -> None:
     shared = ("istio-iptables", "-i", "10.0.0.0/8", "-m", "TPROXY", "-b", "*", "--no-ipv6")
     argv = (*shared, *INTERFACES)
     scripts = list(prefixes(backend, argv))
-    call = (*argv, "--backend", backend)
+    call: tuple[str, ...] = (*argv, "--backend", backend)
     with Namespace() as pod:
         plant(pod, backend)
         states: list[tuple[tuple[str, ...], State]] = [(call, expected(argv, backend, backend))]
