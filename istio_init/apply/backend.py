@@ -392,7 +392,9 @@ class Transaction:
         for side, live in zip(self._sides, lives, strict=True):
             signals.check()
             stands = side.converge(live)
-            left += self._leftovers(live if side.clean else stands)
+            # Nobody else has rules in tables of our own.
+            if side.name != "nftables":
+                left += self._leftovers(live if side.clean else stands)
             standing.append((side.name, stands))
         self._take(tuple(step for step in steps if step.verb == "del"))
         written = dict.fromkeys(place for side in self._sides for place in side.written)
