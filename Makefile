@@ -1,18 +1,24 @@
-# Everything a person or CI runs. `make demo` and `make test` need only Debian 12
-# with Python 3.11, make and root: `setup` installs the rest.
+# Everything a person or CI runs. `make demo` and `make test` need only Debian 12 or 13
+# with its Python, make and root: `setup` installs the rest.
 
-PYTHON ?= /usr/bin/python3.11
+# The system's own, whichever it is, before any that somebody put on the PATH.
+PYTHON ?= $(firstword $(wildcard $(addprefix /usr/bin/python3.,11 12 13 14 15)) python3)
 VENV := .venv
 READY := $(VENV)/.ready
 CONTAINER_READY := $(VENV)/.ready-for-container
 CLUSTER_READY := $(VENV)/.ready-for-cluster
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 # iptables and nftables are what the program stands beside and is compared with;
-# gcc and the headers build python-iptables' C part; strace counts what a start costs.
-PACKAGES := iptables nftables iproute2 util-linux gcc libc6-dev python3-dev python3-venv strace \
-    shellcheck
+# gcc and the headers build python-iptables' C part; strace counts what a start costs; by
+# netbase's list of protocols `ip rule` knows tcp.
+PACKAGES := iptables nftables iproute2 netbase util-linux gcc libc6-dev python3-dev python3-venv \
+    strace shellcheck
 # What the container's tests build the image with, and run it by.
 CONTAINER_PACKAGES := buildah golang-github-containers-common mmdebstrap runc
+# The releases of iptables and nftables that the kernel's tests are run with, of these of Debian.
+MATRIX := bullseye bookworm trixie
+MATRIX_TESTS := $(addprefix tests/kernel/test_,conformance.py encoder.py formats.py \
+    iptables_nft.py nft_encoder.py nftables.py)
 # What a node is made of, and its pods.
 CLUSTER_PACKAGES := busybox-static containerd containernetworking-plugins openssl
 
@@ -20,8 +26,8 @@ CLUSTER_PACKAGES := busybox-static containerd containernetworking-plugins openss
 PURE := istio_init/rules/*,istio_init/formats/*,istio_init/config/*,istio_init/planner/*,$\
     istio_init/diagnose/*,istio_init/lean.py,istio_init/errors.py,istio_init/log.py
 
-.PHONY: setup bench demo demo-cluster test container matrix cluster cluster-setup image check fmt golden \
-    clean packages container-packages cluster-packages
+.PHONY: setup bench demo demo-cluster test matrix container cluster cluster-setup image check fmt \
+    golden clean packages matrix-packages container-packages cluster-packages
 
 setup: $(READY)
 
@@ -41,9 +47,10 @@ $(CLUSTER_READY): $(CONTAINER_READY)
 	touch $@
 
 # Asks apt only for what is missing, so that a second run needs no network.
+matrix-packages: PACKAGES += mmdebstrap
 container-packages: PACKAGES += $(CONTAINER_PACKAGES)
 cluster-packages: PACKAGES += $(CONTAINER_PACKAGES) $(CLUSTER_PACKAGES)
-packages container-packages cluster-packages:
+packages matrix-packages container-packages cluster-packages:
 	@missing=""; for package in $(PACKAGES); do \
 	    dpkg-query --show --showformat '$${db:Status-Status}\n' $$package 2>/dev/null \
 	        | grep -qx installed || missing="$$missing $$package"; \
@@ -76,6 +83,15 @@ test: setup check
 	$(VENV)/bin/coverage report --fail-under=100 --include='$(PURE)'
 	$(VENV)/bin/coverage report --fail-under=95
 
+# What the program writes, as iptables and nft of other releases of Debian show it, and what these
+# write, as the program reads it. Their packages are fetched once, into ~/.cache/istio-init.
+matrix: setup matrix-packages
+	set -e; for release in $(MATRIX); do \
+	    ISTIO_INIT_TOOLS=$$(scripts/debian-tools $$release); export ISTIO_INIT_TOOLS; \
+	    echo "with the programs of Debian's $$release:"; \
+	    $(VENV)/bin/python -m pytest -n auto $(MATRIX_TESTS); \
+	done
+
 # The tests of the image, which take a minute or two more where there is no base image yet.
 container: setup container-packages $(CONTAINER_READY) image
 	scripts/image --target webhook
@@ -91,10 +107,6 @@ cluster-setup: setup cluster-packages $(CLUSTER_READY) image
 	scripts/image --target webhook
 	scripts/kubernetes
 
-# The tools of Debian 11, 12 and 13 in turn. Makes a root of each the first time, in 12 seconds.
-matrix: setup container-packages
-	scripts/matrix
-
 # Needs one of buildah, podman and docker, and none of the rest.
 image:
 	scripts/image
@@ -105,7 +117,7 @@ check: setup
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy container/assemble.py container/imports.py
 	$(VENV)/bin/lint-imports
-	shellcheck scripts/image scripts/kubernetes scripts/matrix
+	shellcheck scripts/debian-tools scripts/image scripts/kubernetes
 
 fmt: setup
 	$(VENV)/bin/ruff check --fix .

@@ -1,13 +1,14 @@
 """What the kernel holds of rules that iptables-nft and nft of some version wrote, as files.
 
-``scripts/matrix --capture`` runs this as a program with the tools of a release; the files lie
-in ``tests/captures``, and the codec is held to them without root, kernel or tools.
+Run as a program, with the tools of a release in ``ISTIO_INIT_TOOLS``, this writes them to
+``tests/captures``; the codec is held to them without root, kernel or tools::
+
+    ISTIO_INIT_TOOLS=$(scripts/debian-tools trixie) python -m tests.captured
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,8 +124,8 @@ def _contents(places: frozenset[nfnetlink.TablePlace]) -> Contents:
 
 def _version(tool: str) -> str:
     """Return the version of a tool, without the letter before it."""
-    printed = subprocess.run([tool, "--version"], check=True, capture_output=True, text=True)
-    return printed.stdout.split()[1].lstrip("v")
+    with Namespace() as pod:
+        return pod.run(tool, "--version").stdout.split()[1].lstrip("v")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,13 @@ class Call:
         """The layout whose rules the call builds."""
         return self.name.partition("-")[0]
 
+    @property
+    def claim(self) -> tuple[str, ...]:
+        """The flags without which nobody can tell the rules of ``-c`` from those of others."""
+        given = dict(zip(self.argv, self.argv[1:], strict=False))
+        names = given.get("-c") or self.env.get("ISTIO_EXCLUDE_INTERFACES")
+        return ("-c", names) if names else ()
+
     def __str__(self) -> str:
         return self.name
 

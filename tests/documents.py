@@ -16,7 +16,12 @@ from istio_init.config.options import ANNOTATIONS, OPTIONS
 from istio_init.diagnose.effects import consequence
 from istio_init.formats.iptables import rule_words
 from istio_init.inject import builtin, webhooks
+from istio_init.inject.annotations import markdown_table
+from istio_init.inject.gates import reasons_table
+from istio_init.inject.generation import NEW, OLD, Generation
+from istio_init.inject.status_table import markdown, status_table
 from istio_init.rules.model import BUILTIN_CHAINS, LAYOUT, TABLES, Rule
+from tests.namespace import BACKENDS
 from tests.plans import plan_of
 
 if TYPE_CHECKING:
@@ -24,10 +29,7 @@ if TYPE_CHECKING:
 
     from istio_init.rules.model import Chain
     from istio_init.rules.ranges import Family
-from istio_init.inject.annotations import markdown_table
-from istio_init.inject.gates import reasons_table
-from istio_init.inject.generation import NEW, OLD, Generation
-from istio_init.inject.status_table import markdown, status_table
+    from tests.benchmark.report import Results, RowResult
 
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"
@@ -35,17 +37,30 @@ DOCS = _ROOT / "docs"
 CONFIGURATION = _ROOT / "container" / "kubernetes" / "injector" / "configuration.yaml"
 MEASURED = _ROOT / "scripts" / "bench.json"
 # The rows of the table of costs; the benchmark has more.
-_ROWS = (
-    *("bare", "dry run", "--skip-rule-apply", "script", "legacy", "nft", "nftables"),
+ROWS = (
+    *("bare", "dry run", "--skip-rule-apply", "script", *BACKENDS),
     *(
         f"{backend}, {what}"
         for what in ("rerun", "both families", "TPROXY, both families", "1000 ranges")
-        for backend in ("legacy", "nft", "nftables")
+        for backend in BACKENDS
     ),
     "script, 1000 ranges",
-    *(f"container, {what}" for what in ("bare", "legacy", "nft", "nftables")),
-    *(f"{backend}, 5000 ranges" for backend in ("legacy", "nft", "nftables")),
+    *(f"container, {what}" for what in ("bare", *BACKENDS)),
+    *(f"{backend}, {size} ranges" for size in (5000, 20000) for backend in BACKENDS),
+    *(
+        f"{backend}, {size} foreign rules, {run}"
+        for size in (10000, 50000)
+        for run in ("first run", "rerun", "audit")
+        for backend in BACKENDS
+    ),
+    "audit --all, 1000 namespaces",
+    *(
+        f"inject, {number}, {configuration}"
+        for configuration in ("built-in configuration", "Istio's configuration")
+        for number in ("1 Deployment", "500 Deployments")
+    ),
 )
+_NOT_MEASURED = "not measured"
 
 
 def flag_table() -> str:
@@ -67,24 +82,47 @@ def flag_table() -> str:
 
 
 def cost_table() -> str:
-    """Return what ``make bench`` measured last, rows and goals, in Markdown."""
-    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
-    lines = [
-        "| whole process | median, ms | quartiles | x bare | x script |",
-        "|---|--:|--:|--:|--:|",
-    ]
-    for name in _ROWS:
-        row = measured["rows"][name]
-        low, high = row["quartiles_ms"]
-        cells = (f"{row['median_ms']:.1f}", f"{low:.1f}-{high:.1f}")
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {row['times_bare']} | {row['times_script']} |"
-        )
-    lines += ["", "| goal | at most | measured | |", "|---|--:|--:|---|"]
+    """Return what ``make bench`` measured last in Markdown: times, memory and goals."""
+    measured: Results = json.loads(MEASURED.read_text(encoding="utf-8"))
+    return costs(measured)
+
+
+def costs(measured: Results) -> str:
+    """Return the tables of results; what is not among them is said not to be measured.
+
+    The peer's column is empty where none was named.
+    """
+    peer = measured.get("peer", "peer")
+    times = _table(f"whole process | median, ms | quartiles | x bare | x script | {peer}, ms")
+    for name in ROWS:
+        times.append(_row(name, *_time_cells(measured["rows"].get(name))))
+    memory = _table(f"peak memory | MB | {peer}, MB")
+    others = measured.get("peer_peak_memory_mb", {})
+    for name, peak in measured["peak_memory_mb"].items():
+        memory.append(_row(name, peak, others.get(name, "")))
+    goals = ["| goal | at most | measured | |", "|---|--:|--:|---|"]
     for goal in measured["goals"]:
+        limit = f"at least {goal['limit']}" if goal.get("at_least") else goal["limit"]
         verdict = "met" if goal["met"] else "missed"
-        lines.append(f"| {goal['what']} | {goal['limit']} | {goal['measured']} | {verdict} |")
-    return "\n".join(lines) + "\n"
+        goals.append(_row(goal["what"], limit, goal["measured"], verdict))
+    return "\n".join([*times, "", *memory, "", *goals]) + "\n"
+
+
+def _table(heads: str) -> list[str]:
+    """Return the head of a table, all of whose columns but the first hold numbers."""
+    return [f"| {heads} |", f"|---{'|--:' * heads.count('|')}|"]
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _time_cells(row: RowResult | None) -> tuple[object, ...]:
+    if row is None:
+        return (_NOT_MEASURED, "", "", "", "")
+    low, high = row["quartiles_ms"]
+    compared = (row.get("times_bare", ""), row.get("times_script", ""), row.get("peer_ms", ""))
+    return (f"{row['median_ms']:.1f}", f"{low:.1f}-{high:.1f}", *compared)
 
 
 # Calls that together have every rule of a layout. What one of them has and those

@@ -28,11 +28,14 @@ PROGRAM = str(Path(sys.executable).with_name("istio-init"))
 TOOLS = {"ipv4": "iptables-legacy", "ipv6": "ip6tables-legacy"}
 # Every backend that a property has to hold on.
 BACKENDS: tuple[Backend, ...] = ("legacy", "nft", "nftables")
+# Programs of another release of iptables and nftables, where they are to be tried: see
+# scripts/debian-tools.
+OTHER_TOOLS = os.environ.get("ISTIO_INIT_TOOLS", "")
 # Without a locale and without any of Istio's variables.
-# With the tools of another release first, where scripts/matrix asks for them.
-_TOOLS_FOLDER = os.environ.get("ISTIO_INIT_TOOLS", "")
-_PATH = ":".join(filter(None, (_TOOLS_FOLDER, "/usr/sbin:/usr/bin:/sbin:/bin")))
-CLEAN_ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C"}
+CLEAN_ENVIRONMENT = {
+    "PATH": ":".join(filter(None, (OTHER_TOOLS, "/usr/sbin:/usr/bin:/sbin:/bin"))),
+    "LC_ALL": "C",
+}
 # By these a run of the program under test tells which of its lines it ran.
 MEASURING = {name: text for name, text in os.environ.items() if name.startswith("COVERAGE_")}
 
@@ -48,6 +51,13 @@ def public_folder() -> Path:
     atexit.register(shutil.rmtree, folder)
     folder.chmod(0o755)
     return folder
+
+
+def tool(name: str) -> str:
+    """Return the path of a program as commands in a namespace find it."""
+    path = shutil.which(name, path=CLEAN_ENVIRONMENT["PATH"])
+    assert path is not None, f"{name} is not installed"
+    return path
 
 
 @functools.cache

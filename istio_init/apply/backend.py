@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.apply import routes
 from istio_init.diagnose.shadowing import has_others
-from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
+from istio_init.errors import ApplyError, IstioInitError, Location, UnsupportedError
 from istio_init.kernel import signals
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import ownership
@@ -67,7 +67,8 @@ class ApplyResult(Record):
     """What a run did: the tables it changed as (family, table), and the route steps.
 
     ``emptied`` names the backends from which rules of ours were removed,
-    ``hidden`` has a sentence for each rule of others that keeps packets from ours.
+    ``hidden`` has a sentence for each rule that keeps packets from ours: one of others,
+    or one of which nobody can tell whose it is.
     """
 
     tables: tuple[tuple[Family, str], ...]
@@ -157,11 +158,25 @@ class BackendChanges:
 
     def _wanted(self, live: tuple[Ruleset, ...]) -> tuple[Ruleset, ...]:
         # A later try finds tables from which the old rules, and their traces, are gone.
-        known = ownership.traces(tuple(self._before.values()))
+        known = ownership.traces(tuple(self._before.values()), self._plan.rulesets)
+        for one in () if self.clean or self.name == "nftables" else live:
+            self._refuse_ambient(one)
         return tuple(
             self._applier.wanted(one, self._plan.ruleset(one.family), known, clean=self.clean)
             for one in live
         )
+
+    def _refuse_ambient(self, live: Ruleset) -> None:
+        taken = ownership.ambient_tables(live, self._plan.ruleset(live.family))
+        if taken:
+            raise ApplyError(
+                "the chain ISTIO_OUTPUT is not ours to write",
+                where=f"backend {self.name}, {live.family}, {', '.join(taken)}",
+                why="ISTIO_PRERT stands beside it: these are the rules of Istio's ambient mode, "
+                "which captures this pod's traffic already",
+                remedy="take the pod out of ambient mode (istio.io/dataplane-mode: none) and start "
+                "it again, or run it without a sidecar",
+            ).at(Location(self.name, live.family, taken[0]))
 
     def put_back(self) -> None:
         """Restore our rules as they stood before; what others wrote meanwhile stays.
@@ -178,7 +193,7 @@ class BackendChanges:
                     self._applier.read(family, frozenset(table.name for table in one.tables))
                     for family, one in before.items()
                 )
-                known = ownership.traces((*live, *before.values()))
+                known = ownership.traces((*live, *before.values()), self._plan.rulesets)
                 results = tuple(
                     self._applier.restored(
                         one, before[one.family], self._plan.ruleset(one.family), known
@@ -361,7 +376,7 @@ class Transaction:
         """Return the live tables of each side, and the route steps to be taken."""
         lives = [side.read() for side in self._sides]
         for live in lives:
-            self._marks |= ownership.traces(live).marks
+            self._marks |= ownership.traces(live, self._plan.rulesets).marks
         signals.check()
         self._routes_before = routes.live(self._marks, self._plan.routes)
         return lives, routes.changes(self._routes_before, self._wanted)
@@ -373,20 +388,25 @@ class Transaction:
         if len(self._sides) > 1 and self._save_marks_twice(lives):
             lives = self._stand_side_by_side(lives)
         standing: list[tuple[str, tuple[Ruleset, ...]]] = []
+        left: list[str] = []
         for side, live in zip(self._sides, lives, strict=True):
             signals.check()
-            standing.append((side.name, side.converge(live)))
+            stands = side.converge(live)
+            # Nobody else has rules in tables of our own.
+            if side.name != "nftables":
+                left += self._leftovers(live if side.clean else stands)
+            standing.append((side.name, stands))
         self._take(tuple(step for step in steps if step.verb == "del"))
         written = dict.fromkeys(place for side in self._sides for place in side.written)
         emptied = tuple(side.name for side in self._sides if side.clean and side.written)
-        return ApplyResult(tuple(written), steps, emptied, tuple(self._hidden(standing)))
+        return ApplyResult(tuple(written), steps, emptied, (*left, *self._hidden(standing)))
 
     def _hidden(self, standing: list[tuple[str, tuple[Ruleset, ...]]]) -> Iterator[str]:
         """Yield a sentence for each rule of others that keeps packets from ours.
 
         Where nobody else has rules on a hook this costs nothing.
         """
-        if not self._sides or self._sides[0].clean:
+        if all(side.clean for side in self._sides):
             return
         for family in FAMILIES:
             planned = self._plan.ruleset(family)
@@ -409,6 +429,14 @@ class Transaction:
             for one in obstacles(self._plan, family, live, pod, signals.check):
                 if one.takes:
                     yield str(one)
+
+    def _leftovers(self, rulesets: tuple[Ruleset, ...]) -> tuple[str, ...]:
+        # Where nobody else has a rule no start of a pod pays for these texts.
+        if all(one.tables == self._plan.ruleset(one.family).tables for one in rulesets):
+            return ()
+        from istio_init.diagnose.leftovers import leftovers
+
+        return leftovers(rulesets, self._plan)
 
     def _save_marks_twice(self, lives: list[tuple[Ruleset, ...]]) -> bool:
         """Whether two backends would save the marks of connections, as TPROXY needs it."""

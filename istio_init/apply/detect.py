@@ -12,8 +12,7 @@ from istio_init.errors import UnsupportedError
 from istio_init.kernel import nfnetlink
 from istio_init.kernel.host import legacy_tables, may_open_legacy_tables
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.rules.names import OWN_CHAINS
-from istio_init.rules.ownership import has_ours
+from istio_init.rules.ownership import has_ours, own_chains
 from istio_init.rules.ranges import FAMILIES
 
 if TYPE_CHECKING:
@@ -133,8 +132,9 @@ def _look_at_legacy(
         except UnsupportedError:
             continue
         for table in live.tables:
+            own = own_chains(table)
             for chain in table.chains:
-                if chain.name in OWN_CHAINS:
+                if chain.name in own:
                     ours.add("legacy")
                 elif chain.rules or chain.policy is None:
                     others.add("legacy")

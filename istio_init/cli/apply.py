@@ -152,6 +152,8 @@ def _clean(resolved: Resolved, progress: prepare.Progress) -> None:
     log = progress.log
     progress.result = converge.clean(hints, resolved.run, log)
     outcome = progress.result.outcome
+    for sentence in outcome.hidden:
+        log.warn(sentence)
     if not outcome.changed:
         log.info("clean: there is nothing of ours to remove")
         return

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         "diverted",
         "second-backend",
         "not-intercepted",
+        "unclaimed",
         "trap",
     ]
 

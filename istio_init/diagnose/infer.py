@@ -50,7 +50,7 @@ from istio_init.rules.names import (
     RAW,
     TUNNEL_PORT,
 )
-from istio_init.rules.ownership import has_ours
+from istio_init.rules.ownership import excluded_interfaces, has_ours
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6, IdRange, Network, PortRange
 from istio_init.rules.sets import ADDRESS_BITS, networks, span_of
 
@@ -368,11 +368,17 @@ def _destinations(rules: Iterable[Rule], family: Family, target: t.Target) -> li
 
 def _excluded_interfaces(live: RuleReader) -> tuple[str, ...]:
     """Return the interfaces that are left alone in both directions."""
+    pairs = {
+        name
+        for ruleset in live.rulesets
+        if (table := ruleset.table(NAT)) is not None
+        for name in excluded_interfaces(table)
+    }
 
     def of(rule: Rule) -> list[str]:
         match rule.matches, rule.target:
             case (m.OutInterface(name, False),), t.Return():
-                return [name] if name in live.evidence.interfaces else []
+                return [name] if name in pairs else []
             case _:
                 return []
 

@@ -458,7 +458,10 @@ class _Maker:
         interface = self._interface(hook, matches)
         protocol = _protocol(matches)
         state = _state(matches)
+        mark, connmark = _mark(matches, m.Mark), _mark(matches, m.ConnMark)
         if interface is None or protocol is None or state is None:
+            return
+        if mark is None or connmark is None:
             return
         spans = self._spans(hook, interface, matches)
         ranges = {field: self._ranges(field, allowed) for field, allowed in spans.items()}
@@ -479,8 +482,8 @@ class _Maker:
             owned=out,
             uid=typical["uid"] if out else None,
             gid=typical["gid"] if out else None,
-            mark=_mark(matches, m.Mark),
-            connmark=_mark(matches, m.ConnMark),
+            mark=mark,
+            connmark=connmark,
             state=state,
             socket=any(isinstance(one, m.Socket) for one in matches),
         )
@@ -595,13 +598,13 @@ def _state(matches: tuple[m.Match, ...]) -> ConntrackState | None:
     return None
 
 
-def _mark(matches: tuple[m.Match, ...], kind: type[m.Mark | m.ConnMark]) -> int:
+def _mark(matches: tuple[m.Match, ...], kind: type[m.Mark | m.ConnMark]) -> int | None:
     asked = [one for one in matches if isinstance(one, kind)]
     values = [0, *(one.value for one in asked if not one.negated), 1, 2]
     for value in values:
         if all((value & one.mask == one.value) != one.negated for one in asked):
             return value
-    return 0
+    return None
 
 
 def _typical(span: Span) -> int:

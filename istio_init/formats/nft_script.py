@@ -240,6 +240,7 @@ def _statement(target: t.Target, family: Family | None) -> str:
         case t.Drop():
             return "drop"
         case t.Reject():
+            # As nft before 1.0 wants it; later ones take it too.
             return "reject with icmpx type port-unreachable"
         case t.Redirect():
             return f"redirect to :{target.port}"

@@ -22,6 +22,7 @@ from istio_init.rules.model import (
     Rule,
     Ruleset,
     make_table,
+    words_of,
 )
 from istio_init.rules.ranges import FULL_MASK, IPV4, IPV6
 
@@ -77,7 +78,7 @@ def parse_rule(text: str, family: Family) -> Rule | ForeignRule:
 
 
 def _jump_of(text: str) -> str:
-    for word, after in pairwise(_split(text)):
+    for word, after in pairwise(words_of(text)):
         if word in _VERBS and after not in _BUILTIN_TARGETS:
             return after
     return ""
@@ -102,7 +103,7 @@ class Parts(Record):
 
 def parts(text: str, family: Family) -> Parts:
     """Return what follows ``-A CHAIN`` in parts, for rules that are not understood whole."""
-    words = _split(text)
+    words = words_of(text)
     matches: list[m.Match] = []
     protocols: list[tuple[str, bool]] = []
     unknown: list[str] = []
@@ -134,18 +135,6 @@ def _understood_target(words: list[str], family: Family) -> t.Target | None:
     except ValueError:
         return None
     return found if target_words(found, family)[1:] == words else None
-
-
-def _split(text: str) -> list[str]:
-    if '"' in text:
-        import shlex
-
-        try:
-            return shlex.split(text)
-        except ValueError:
-            # Quotes without an end are not iptables' own.
-            pass
-    return text.split()
 
 
 def _end_of_match(words: list[str], start: int) -> int:

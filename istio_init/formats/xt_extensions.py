@@ -212,10 +212,34 @@ def spelled_target(name: str, revision: int, data: bytes, family: Family) -> lis
     except ValueError:
         pass
     try:
+        if name == "NFLOG":
+            return _spelled_nflog(data)
         return ["-j", name, *_nat_words(name, revision, data, family)]
     except (KeyError, ValueError, struct_error):
-        # Nothing that translates addresses.
+        # Nothing that translates addresses or reports.
         return ["-j", name]
+
+
+# How much of a packet, the group, the threshold, flags and the prefix.
+_NFLOG = Struct("=IHHHxx64s")
+_NFLOG_SIZE = 0x1
+_NFLOG_THRESHOLD = 1
+
+
+def _spelled_nflog(data: bytes) -> list[str]:
+    size, group, threshold, flags, prefix = _NFLOG.unpack_from(data)
+    # A size without the flag is a range, which the kernel does not heed.
+    size = size if flags & _NFLOG_SIZE else 0
+    return nflog_words(group, text_of(prefix), size, threshold)
+
+
+def nflog_words(group: int, prefix: str, size: int, threshold: int) -> list[str]:
+    """Return the words of a target that sends packets to a group."""
+    words = ["-j", "NFLOG"]
+    words += ["--nflog-prefix", _quoted(prefix)] if prefix else []
+    words += ["--nflog-group", str(group)] if group else []
+    words += ["--nflog-size", str(size)] if size else []
+    return words + (["--nflog-threshold", str(threshold)] if threshold > _NFLOG_THRESHOLD else [])
 
 
 # What translates addresses: the option that tells the new ones, and the revisions
@@ -224,11 +248,13 @@ _NAT_OPTIONS = {
     "DNAT": ("--to-destination", {0}),
     "SNAT": ("--to-source", {0}),
     "NETMAP": ("--to", {0}),
+    "REDIRECT": ("--to-ports", {0}),
 }
 # Flags, first and last address, first and last port.
 _OLD_NAT = Struct("=4xI4s4sHH")
 _NAT = Struct("=I16s16sHH")
 _NAT_ADDRESSES = 0x1
+_NAT_SWITCHES = {0x4: "--random", 0x8: "--persistent", 0x10: "--random-fully"}
 _NETMAP = "NETMAP"
 
 
@@ -243,7 +269,7 @@ def _nat_words(name: str, revision: int, data: bytes, family: Family) -> list[st
         mask = int.from_bytes(low, "big") ^ int.from_bytes(high, "big")
         network = Network(family, low, 8 * size - mask.bit_length())
         return [option, str(network)]
-    if flags & ~(_NAT_ADDRESSES | _NAT_PORTS):
+    if flags & ~(_NAT_ADDRESSES | _NAT_PORTS | sum(_NAT_SWITCHES)):
         return ["..."]
     text = ""
     if flags & _NAT_ADDRESSES:
@@ -252,8 +278,9 @@ def _nat_words(name: str, revision: int, data: bytes, family: Family) -> list[st
     if flags & _NAT_PORTS:
         ports = dict.fromkeys(str(int.from_bytes(_PORT.pack(one), "big")) for one in (first, last))
         text = f"[{text}]" if family == IPV6 and text else text
-        text += f":{'-'.join(ports)}"
-    return [option, text] if text else []
+        text += f"{'' if name == 'REDIRECT' else ':'}{'-'.join(ports)}"
+    switches = [word for bit, word in _NAT_SWITCHES.items() if flags & bit]
+    return [*([option, text] if text else []), *switches]
 
 
 def _port_range(low: int, high: int) -> PortRange:

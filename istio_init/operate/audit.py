@@ -14,12 +14,13 @@ from istio_init.diagnose import findings as diagnosis
 from istio_init.diagnose.findings import Finding
 from istio_init.diagnose.infer import as_arguments, infer_config
 from istio_init.diagnose.interception import obstacles
+from istio_init.diagnose.leftovers import leftovers
 from istio_init.diagnose.trace import Rules
 from istio_init.errors import ApplyError, IstioInitError, UnsupportedError
 from istio_init.kernel import host, signals
 from istio_init.kernel.pod import pod_network
 from istio_init.lean import TYPE_CHECKING, Record
-from istio_init.operate.live import awake
+from istio_init.operate.live import awake, unread_chains
 from istio_init.planner import degrade
 from istio_init.rules import ownership
 from istio_init.rules.model import TABLES, PolicyRoute, Ruleset, make_table
@@ -113,6 +114,13 @@ def look(run: Run) -> LiveState:
                 beside += (Rules(awake(_read(found, family)), other) for family in FAMILIES)
             except IstioInitError as error:
                 notes.append(f"the rules in backend {other} cannot be read: {error}")
+    notes += (
+        f"{family}: the chain {one.chain} of the table {one.table}, which is not read, may "
+        f"redirect connections in {one.hook} before rules of ours are asked"
+        for family in FAMILIES
+        for one in unread_chains(family)
+        if one.first
+    )
     return LiveState(
         kind, live, evidence.ours - {kind}, evidence.unseen, tuple(beside), tuple(notes)
     )
@@ -180,7 +188,7 @@ def _compared(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     kind = state.backend or "legacy"
     live = state.live or tuple(Ruleset(family, ()) for family in FAMILIES)
     live = tuple(_with_tables(one, plan.ruleset(one.family)) for one in live)
-    known = ownership.traces(live)
+    known = ownership.traces(live, plan.rulesets)
     applier = detect.applier(kind) if state.backend else None
     findings: list[Finding] = []
     difference: list[str] = []
@@ -197,8 +205,22 @@ def _compared(state: LiveState, config: Config, *, seen: bool) -> AuditResult:
     difference += _route_lines(steps)
     findings += _elsewhere(state, kind)
     findings += _uncaptured(plan, config, seen=seen)
+    if kind != "nftables":
+        findings += _ambient(live, plan)
+        findings += (Finding("unclaimed", text, drift=False) for text in leftovers(live, plan))
     findings += (Finding("trap", text, drift=False) for text in (*state.notes, *plan.warnings))
     return AuditResult(state.backend or "", config, seen, tuple(findings), tuple(difference))
+
+
+def _ambient(live: tuple[Ruleset, ...], plan: Plan) -> Iterator[Finding]:
+    """Yield each table in which the plan has no room beside the rules of ambient mode."""
+    lost = (
+        "ISTIO_PRERT stands there: these are rules of Istio's ambient mode, which captures this "
+        "pod's traffic already; a run refuses to write beside them"
+    )
+    for one in live:
+        for table in ownership.ambient_tables(one, plan.ruleset(one.family)):
+            yield Finding("absent", lost, one.family, table, rule="every rule of ours")
 
 
 def _taken_by_others(

@@ -128,6 +128,19 @@ class ForeignRule(Record):
         return self.raw if isinstance(self.raw, str) else self.text
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words of a rule as it is printed; what stands in quotes is one of them."""
+    if '"' in text:
+        import shlex
+
+        try:
+            return shlex.split(text)
+        except ValueError:
+            # Quotes without an end are not iptables' own.
+            pass
+    return text.split()
+
+
 def jump_of(one: Rule | ForeignRule) -> str:
     """Return the chain that a rule jumps to, or ``""``."""
     if isinstance(one, ForeignRule):

@@ -25,7 +25,7 @@ ISTIO_DIVERT = "ISTIO_DIVERT"
 ISTIO_TPROXY = "ISTIO_TPROXY"
 ISTIO_DROP = "ISTIO_DROP"
 # Every chain that either layout may create, in any table: a chain of one of
-# these names is ours.
+# these names is ours, except beside chains of Istio's ambient mode.
 OWN_CHAINS = frozenset(
     {
         ISTIO_INBOUND,
@@ -38,6 +38,9 @@ OWN_CHAINS = frozenset(
         ISTIO_DROP,
     }
 )
+# The chain by which a table shows that Istio's ambient mode has rules there. It calls
+# another one ISTIO_OUTPUT. Source: istio 1.21 to 1.29, cni/pkg/iptables.
+ISTIO_PRERT = "ISTIO_PRERT"
 # 127.0.0.6 and ::6: the proxy binds its inbound upstream connections to them.
 PASSTHROUGH = {
     IPV4: Network(IPV4, b"\x7f\x00\x00\x06", 32),
@@ -52,6 +55,8 @@ OUTBOUND_MARK = 1338
 # Conntrack zones: the proxy's own queries, and the application's to the agent.
 PROXY_ZONE = 1
 APP_ZONE = 2
+# The NFLOG group to which a sidecar's rules report, with --iptables-trace-logging.
+TRACE_GROUP = 1337
 
 # What the kernel gives the first rule that is added without a priority.
 RULE_PRIORITY = 32765

@@ -2,7 +2,12 @@
 
 Our chains are known by name. In the built-in chains, which are shared with other
 programs, we own the rules that jump to our chains, the rules that the plan has,
-and a few that either layout writes there and no other program would.
+and a few that either layout, or a sidecar of an earlier release, writes there and no
+other program would: those with a port, a mark or a conntrack zone of the mesh.
+
+A rule that anybody could have written in the same words, such as ``-i NIC -j RETURN``,
+is ours only if the plan has it. Otherwise it stays: a rule of somebody else that is
+lost cannot be had back.
 """
 
 from __future__ import annotations
@@ -10,32 +15,55 @@ from __future__ import annotations
 from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import BUILTIN_CHAINS, HEAD, Chain, Rule, Table, jump_of, make_table
+from istio_init.rules.model import (
+    BUILTIN_CHAINS,
+    HEAD,
+    Chain,
+    ForeignRule,
+    Rule,
+    Table,
+    jump_of,
+    make_table,
+    words_of,
+)
 from istio_init.rules.names import (
+    AGENT_DNS_PORT,
+    APP_ZONE,
     DEFAULT_LOOPBACK,
     DEFAULT_MARK,
+    DEFAULT_PROXY_ID,
+    DNS_PORT,
     FILTER,
     INPUT,
     ISTIO_OUTPUT,
+    ISTIO_PRERT,
     ISTIO_REDIRECT,
     MANGLE,
+    NAT,
     OUTBOUND_MARK,
     OUTPUT,
     OWN_CHAINS,
     PREROUTING,
+    PROXY_ZONE,
+    RAW,
+    TRACE_GROUP,
 )
-from istio_init.rules.ranges import FULL_MASK, IPV6
+from istio_init.rules.ranges import FULL_MASK, IPV6, PortRange
 
 if TYPE_CHECKING:
-    from istio_init.rules.model import ForeignRule, Ruleset
+    from istio_init.rules.model import Ruleset
     from istio_init.rules.ranges import Family
 
 _TO_LOCAL = m.OutInterface("lo")
 _TCP = m.Proto("tcp")
-_REJECT_INBOUND = (
+# The two rules by which layout 1.0 shuts inbound IPv6.
+REJECT_INBOUND = (
     Rule((m.CtState(("ESTABLISHED",), "state"),), t.Accept()),
     Rule((), t.Reject()),
 )
+_OWN_BESIDE_AMBIENT = OWN_CHAINS - {ISTIO_OUTPUT}
+_DNS_PORTS = (DNS_PORT, PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
+_DEFAULT_OWNERS = frozenset({m.Owner("uid", DEFAULT_PROXY_ID), m.Owner("gid", DEFAULT_PROXY_ID)})
 # Ways into our chains that no other layout has.
 _ONLY_IN_LAYOUT_1_0 = frozenset(
     {
@@ -48,38 +76,74 @@ _ONLY_IN_LAYOUT_1_0 = frozenset(
 class OwnershipEvidence(Record):
     """What our chains in live rule sets tell about the rules outside them.
 
-    ``marks`` are the TPROXY marks that they put on packets, ``interfaces`` those
-    taken out of their reach by -c, or by -k together with -i. ``layout_1_0`` says
-    that it was this layout that built them.
+    ``marks`` are the TPROXY marks that they put on packets, ``interfaces`` those that
+    -k takes out of their reach, under a rule that leads into a chain of ours.
+    ``layout_1_0`` says that it was this layout that built them, ``plans_layout_1_0``
+    that a run is going to build its rules. ``dns_owners`` are the users and groups under
+    which the agent of an earlier sidecar asked for names.
     """
 
     marks: frozenset[int] = frozenset({DEFAULT_MARK})
     interfaces: frozenset[str] = frozenset()
     layout_1_0: bool = False
+    plans_layout_1_0: bool = False
+    dns_owners: frozenset[m.Owner] = _DEFAULT_OWNERS
 
 
-def traces(rulesets: tuple[Ruleset, ...]) -> OwnershipEvidence:
-    """Return the evidence in the rules of both families together.
+def traces(rulesets: tuple[Ruleset, ...], planned: tuple[Ruleset, ...] = ()) -> OwnershipEvidence:
+    """Return the evidence in the live rules of both families together, and in a plan.
 
-    The two are built by one call, and each may hold what the other lacks: -k
-    redirects only where -i names a destination of the family.
+    The two families are built by one call, and each may hold what the other lacks: -k
+    redirects only where -i names a destination of the family. What the plan will tell
+    the next run tells this one too: else the next would find something to write.
     """
-    tables = [table for ruleset in rulesets for table in ruleset.tables]
+    tables = [table for ruleset in (*rulesets, *planned) for table in ruleset.tables]
     marks = {mark for table in tables if table.name == MANGLE for mark in _marks(table)}
-    interfaces = {name for table in tables for name in _excluded_interfaces(table)}
-    layout_1_0 = any(
-        rule in _ONLY_IN_LAYOUT_1_0
-        for table in tables
+    interfaces = {name for table in tables for name in _virtual_interfaces(table)}
+    return OwnershipEvidence(
+        frozenset(marks | {DEFAULT_MARK}),
+        frozenset(interfaces),
+        _is_layout_1_0(rulesets),
+        _is_layout_1_0(planned),
+        _DEFAULT_OWNERS.union(*(_dns_owners(table) for table in tables)),
+    )
+
+
+def _is_layout_1_0(rulesets: tuple[Ruleset, ...]) -> bool:
+    return any(
+        rule in _ONLY_IN_LAYOUT_1_0 and jump_of(rule) in own_chains(table)
+        for ruleset in rulesets
+        for table in ruleset.tables
         for chain in table.chains
+        if chain.name in own_chains(table) or chain.name in BUILTIN_CHAINS[table.name]
         for rule in chain.rules
     )
-    return OwnershipEvidence(frozenset(marks | {DEFAULT_MARK}), frozenset(interfaces), layout_1_0)
+
+
+def own_chains(table: Table) -> frozenset[str]:
+    """Return the names by which chains of this table are ours.
+
+    Beside chains of Istio's ambient mode, which has one called ISTIO_OUTPUT, that is
+    not ours.
+    """
+    return OWN_CHAINS if table.chain(ISTIO_PRERT) is None else _OWN_BESIDE_AMBIENT
+
+
+def ambient_tables(live: Ruleset, planned: Ruleset) -> tuple[str, ...]:
+    """Return the tables in which the plan needs a chain whose name ambient mode has taken."""
+    return tuple(
+        table.name
+        for table in live.tables
+        if own_chains(table) != OWN_CHAINS
+        and (plan := planned.table(table.name)) is not None
+        and plan.chain(ISTIO_OUTPUT) is not None
+    )
 
 
 def _marks(table: Table) -> set[int]:
     marks = set()
     for chain in table.chains:
-        for rule in chain.rules if chain.name in OWN_CHAINS else ():
+        for rule in chain.rules if chain.name in own_chains(table) else ():
             if isinstance(rule, Rule):
                 if isinstance(rule.target, t.SetMark):
                     marks.add(rule.target.value)
@@ -117,6 +181,7 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipE
         old = before.table(table.name) or make_table(table.name, {})
         ours = _owned_rules(table, plan, live.family, known)
         old_ours = _owned_rules(old, plan, live.family, known)
+        own, old_own = own_chains(table), own_chains(old)
         chains = {}
         for chain in table.chains:
             old_chain = old.chain(chain.name)
@@ -127,10 +192,10 @@ def restored(live: Ruleset, before: Ruleset, planned: Ruleset, known: OwnershipE
                 )
                 rules = old_chain.rules if unchanged else _shared(chain, kept, ours[chain.name])
                 chains[chain.name] = chain.replace(rules=rules)
-            elif chain.name not in OWN_CHAINS:
+            elif chain.name not in own:
                 led_away = old_chain is not None and _unowned_rules(old_chain) == chain.rules
                 chains[chain.name] = old_chain if old_chain and led_away else chain
-        chains |= {chain.name: chain for chain in old.chains if chain.name in OWN_CHAINS}
+        chains |= {chain.name: chain for chain in old.chains if chain.name in old_own}
         tables.append(make_table(table.name, chains, table.oddities))
     return live.replace(tables=tuple(tables))
 
@@ -148,39 +213,144 @@ def _only(chain: Chain, positions: frozenset[int], *, ours: bool) -> tuple[Rule 
 
 def has_ours(live: Ruleset) -> bool:
     """Whether any of our chains stands in this rule set."""
-    return any(chain.name in OWN_CHAINS for table in live.tables for chain in table.chains)
+    return any(chain.name in own_chains(table) for table in live.tables for chain in table.chains)
 
 
 def _owned_rules(
-    table: Table, plan: Table | None, family: Family, traces: OwnershipEvidence
+    table: Table, plan: Table | None, family: Family, known: OwnershipEvidence
 ) -> dict[str, frozenset[int]]:
     """Return, for each built-in chain, the positions of our rules."""
-    # A rule with nothing but an interface is ours only beside a chain of ours.
-    installed = any(chain.name in OWN_CHAINS for chain in table.chains)
-    excluded = traces.interfaces if installed else frozenset()
+    own = own_chains(table)
+    # What -k takes out of nat is ours only beside a chain of ours.
+    installed = table.name == NAT and any(chain.name in own for chain in table.chains)
+    virtual = known.interfaces if installed else frozenset()
+    exempt = known.dns_owners if _has_old_redirect(table) else frozenset()
     owned = {}
     for chain in table.chains:
         if chain.name not in BUILTIN_CHAINS[table.name]:
             continue
         planned_chain = plan.chain(chain.name) if plan else None
-        # Each rule of that pair alone may belong to another program.
-        planned = frozenset(planned_chain.rules if planned_chain else ()).difference(
-            _REJECT_INBOUND
+        # Each rule of that pair alone may belong to another program, as does a way into a
+        # chain of ambient mode.
+        planned = frozenset(
+            rule
+            for rule in (planned_chain.rules if planned_chain else ())
+            if rule not in REJECT_INBOUND and jump_of(rule) not in OWN_CHAINS - own
         )
-        owned[chain.name] = frozenset(
+        positions = {
             position
             for position, rule in enumerate(chain.rules)
             if rule in planned
-            or jump_of(rule) in OWN_CHAINS
+            or jump_of(rule) in own
+            or is_old_sidecars(table.name, rule)
             or (
                 isinstance(rule, Rule)
                 and (
-                    _is_excluded_interface(chain.name, rule, excluded)
-                    or (table.name == MANGLE and _is_tproxy_shape(chain.name, rule, traces.marks))
+                    _is_virtual_interface(chain.name, rule, virtual)
+                    or (table.name == MANGLE and _is_tproxy_shape(chain.name, rule, known.marks))
+                    or _old_exemption(chain.name, rule) in exempt
                 )
             )
-        ) | _rejected_inbound(table, chain, family, traces)
+        }
+        if family == IPV6 and table.name == FILTER and chain.name == INPUT:
+            is_planned = planned_chain is not None and planned_chain.rules[:2] == REJECT_INBOUND
+            others = [(at, one) for at, one in enumerate(chain.rules) if at not in positions]
+            positions |= _rejected_inbound(others, known, planned=is_planned)
+        owned[chain.name] = frozenset(positions)
     return owned
+
+
+def is_old_sidecars(table: str, rule: Rule | ForeignRule) -> bool:
+    """Whether a rule of a built-in chain can only come from a sidecar of an earlier release.
+
+    Releases up to 1.29 wrote rules for DNS, and traces, outside chains of their own. They
+    lead to the agent's port 15053 or from it, keep queries in zone 1 or 2, or log to
+    group 1337: no other program's rules do.
+
+    Source: istio 1.8 to 1.29, tools/istio-iptables/pkg/cmd/run.go, later pkg/capture,
+    HandleDNSUDP and addConntrackZoneDNSUDP; testdata/logging.golden.
+    """
+    if isinstance(rule, ForeignRule):
+        return _is_old_sidecars_text(rule.spelled)
+    match table, rule.target:
+        case "nat", t.Redirect(port):
+            return port == AGENT_DNS_PORT
+        case "raw", t.CtZone(zone):
+            return (
+                zone in (PROXY_ZONE, APP_ZONE)
+                and m.Proto("udp") in rule.matches
+                and any(
+                    one.ports in _DNS_PORTS and not one.negated
+                    for one in rule.matches
+                    if isinstance(one, m.Ports)
+                )
+            )
+        case _:
+            return False
+
+
+def _is_old_sidecars_text(text: str) -> bool:
+    # Most rules of others are done with here, before they are taken apart.
+    if str(AGENT_DNS_PORT) not in text and str(TRACE_GROUP) not in text:
+        return False
+    words = words_of(text)
+    start = 0
+    while start < len(words) and words[start] != "-j":
+        start += 2 if words[start] == "--comment" else 1
+    matches, (target, *options) = words[:start], words[start + 1 :] or [""]
+    port = str(AGENT_DNS_PORT)
+    match target:
+        case "DNAT":
+            return _value(options, "--to-destination").endswith(f":{port}")
+        case "SNAT":
+            return _value(options, "--to-source").endswith(f":{port}") or port in (
+                _value(matches, "--sport"),
+                _value(matches, "--dport"),
+            )
+        case "REDIRECT":
+            return _value(options, "--to-ports") == port
+        case "NFLOG":
+            return _value(options, "--nflog-group") == str(TRACE_GROUP)
+        case _:
+            return False
+
+
+def _value(words: list[str], option: str) -> str:
+    """Return what follows an option that is not negated, ``""`` where it is not there."""
+    for before, word, after in zip(["", *words], words, words[1:], strict=False):
+        if word == option and before != "!":
+            return after
+    return ""
+
+
+def _has_old_redirect(table: Table) -> bool:
+    chain = table.chain(OUTPUT) if table.name == NAT else None
+    return chain is not None and any(is_old_sidecars(NAT, rule) for rule in chain.rules)
+
+
+def _dns_owners(table: Table) -> set[m.Owner]:
+    """Return whose queries an earlier sidecar kept in a zone: those of its agent."""
+    chain = table.chain(OUTPUT) if table.name == RAW else None
+    return {
+        one
+        for rule in (chain.rules if chain else ())
+        if isinstance(rule, Rule) and is_old_sidecars(RAW, rule)
+        for one in rule.matches
+        if isinstance(one, m.Owner) and not one.negated
+    }
+
+
+def _old_exemption(chain: str, rule: Rule) -> m.Owner | None:
+    """Return whose queries a rule keeps from being captured further down, None for nobody's."""
+    match rule.matches, rule.target:
+        case (
+            m.Proto("udp", False),
+            m.Ports(_, "dport", ports, False),
+            m.Owner() as one,
+        ), t.Return():
+            return one if chain == OUTPUT and ports == DNS_PORT else None
+        case _:
+            return None
 
 
 def leads_into_ours(rule: Rule | ForeignRule) -> bool:
@@ -224,67 +394,91 @@ def _interface(rule: Rule | ForeignRule) -> tuple[str, bool]:
     return "", False
 
 
-def _excluded_interfaces(table: Table) -> frozenset[str]:
-    """Return the interfaces that -c, or -k together with -i, took out of this table.
+def _virtual_interfaces(table: Table) -> frozenset[str]:
+    """Return the interfaces that -k together with -i takes out of this table.
 
-    Those of -c are excluded in both directions; those of -k stand under a rule
-    that redirects them. A rule for one direction alone may belong to another program.
+    Their rule stands in PREROUTING beside one that redirects what comes in by them.
     """
-    if not any(chain.name in OWN_CHAINS for chain in table.chains):
-        return frozenset()
-    incoming, outgoing, redirected = set(), set(), set()
-    for chain in table.chains:
-        for rule in chain.rules:
-            name, inbound = _interface(rule)
-            if name and chain.name == PREROUTING and inbound:
-                incoming.add(name)
-            elif name and chain.name == OUTPUT and not inbound:
-                outgoing.add(name)
-            elif chain.name == PREROUTING and jump_of(rule) == ISTIO_REDIRECT:
-                matches = rule.matches if isinstance(rule, Rule) else ()
-                redirected |= {one.name for one in matches if isinstance(one, m.InInterface)}
-    return frozenset(incoming & (outgoing | redirected))
+    incoming, redirected = set(), set()
+    chain = table.chain(PREROUTING)
+    for rule in chain.rules if chain else ():
+        name, inbound = _interface(rule)
+        if name and inbound:
+            incoming.add(name)
+        elif jump_of(rule) == ISTIO_REDIRECT and isinstance(rule, Rule):
+            redirected |= {one.name for one in rule.matches if isinstance(one, m.InInterface)}
+    return frozenset(incoming & redirected)
 
 
-def _is_excluded_interface(chain: str, rule: Rule, excluded: frozenset[str]) -> bool:
+def excluded_interfaces(table: Table) -> tuple[str, ...]:
+    """Return the interfaces that two rules take out of a table in both directions.
+
+    So does -c; but anybody could have written such rules.
+    """
+    incoming = _returned(table.chain(PREROUTING), inbound=True)
+    outgoing = _returned(table.chain(OUTPUT), inbound=False)
+    return tuple(name for name in dict.fromkeys(outgoing) if name in incoming)
+
+
+def _returned(chain: Chain | None, *, inbound: bool) -> list[str]:
+    interfaces = [_interface(rule) for rule in chain.rules] if chain else []
+    return [name for name, incoming in interfaces if name and incoming == inbound]
+
+
+def _is_virtual_interface(chain: str, rule: Rule, virtual: frozenset[str]) -> bool:
     name, inbound = _interface(rule)
-    return name in excluded and chain == (PREROUTING if inbound else OUTPUT)
+    return name in virtual and inbound and chain == PREROUTING
 
 
 def _rejected_inbound(
-    table: Table, chain: Chain, family: Family, traces: OwnershipEvidence
-) -> frozenset[int]:
+    others: list[tuple[int, Rule | ForeignRule]], known: OwnershipEvidence, *, planned: bool
+) -> set[int]:
     """Return where layout 1.0 shut inbound IPv6: its two rules, one after the other.
 
-    One of them alone in the chain, beside that layout's other rules, is what was
-    left of the two.
+    Any firewall may have the two. They are ours where they are ``planned``, or at the
+    head of the chain beside chains of that layout which are to go; one of them alone in
+    the chain is what was left of the two. ``others`` are the rules of the chain that are
+    not known as ours, with their positions.
     """
-    if family != IPV6 or table.name != FILTER or chain.name != INPUT:
-        return frozenset()
+    if len(others) == 1 and known.layout_1_0 and (planned or not known.plans_layout_1_0):
+        return {position for position, rule in others if rule in REJECT_INBOUND}
     positions: set[int] = set()
-    for position in range(len(chain.rules) - 1):
-        if chain.rules[position : position + 2] == _REJECT_INBOUND:
-            positions |= {position, position + 1}
-    if traces.layout_1_0 and len(chain.rules) == 1 and chain.rules[0] in _REJECT_INBOUND:
-        positions.add(0)
-    return frozenset(positions)
+    if planned:
+        # Two that come together once those between them are gone count too.
+        opened: list[int] = []
+        for position, rule in others:
+            if rule == REJECT_INBOUND[0]:
+                opened.append(position)
+            elif rule == REJECT_INBOUND[1] and opened:
+                positions |= {opened.pop(), position}
+            else:
+                opened.clear()
+    elif known.layout_1_0 and not known.plans_layout_1_0:
+        for first, second in zip(others[::2], others[1::2], strict=False):
+            if (first[1], second[1]) != REJECT_INBOUND:
+                break
+            positions |= {first[0], second[0]}
+    return positions
 
 
 def _merged(table: Table, plan: Table | None, ours: dict[str, frozenset[int]]) -> Table:
     chains = {}
-    kept_own = {chain.name for chain in plan.chains} & OWN_CHAINS if plan else set()
+    own = own_chains(table)
+    taken = OWN_CHAINS - own
+    kept_own = {chain.name for chain in plan.chains} & own if plan else set()
     for chain in table.chains:
         if chain.name in ours:
             planned = plan.chain(chain.name) if plan else None
-            rules = _shared(chain, planned.rules if planned else (), ours[chain.name])
+            room = (one for one in planned.rules if jump_of(one) not in taken) if planned else ()
+            rules = _shared(chain, tuple(room), ours[chain.name])
             chains[chain.name] = chain.replace(rules=rules)
-        elif chain.name not in OWN_CHAINS:
+        elif chain.name not in own:
             # A rule of someone else's that leads into a chain of ours has to go
             # with the chain; the kernel keeps no jump to nowhere.
-            left = tuple(rule for rule in chain.rules if jump_of(rule) not in OWN_CHAINS - kept_own)
+            left = tuple(rule for rule in chain.rules if jump_of(rule) not in own - kept_own)
             chains[chain.name] = chain.replace(rules=left)
     for chain in plan.chains if plan else ():
-        if chain.name in OWN_CHAINS:
+        if chain.name in own:
             chains[chain.name] = chain
     return make_table(table.name, chains, table.oddities)
 

@@ -41,6 +41,10 @@ def test_every_case_follows_another(seed: int) -> None:
     cases = random.Random(seed).sample(CASES, len(CASES))
     with Namespace() as pod:
         for before, case in pairwise([*cases, cases[0]]):
+            opens = case.layout == "1.0" and "ENABLE_INBOUND_IPV6" in case.env
+            if before.claim or (opens and before.layout == "1.0"):
+                # What anybody could have written stays where no flag names it.
+                pod.init("clean", *before.claim)
             pod.init(*case.argv, env=case.env)
             assert pod.state(case.route_table) == case.expected, (before, case)
             # The route of the case before, in whatever table, is gone.

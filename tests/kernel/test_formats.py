@@ -8,7 +8,7 @@ import pytest
 
 from istio_init.rules.model import TABLES
 from tests.cases import CASES
-from tests.namespace import Namespace
+from tests.namespace import Namespace, tool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +107,7 @@ def test_restore_without_flush_leaves_others_alone(name: str, variant: str) -> N
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_shell_builds_the_same_from_the_commands(case: Case, tmp_path: Path) -> None:
     for program in PROGRAMS:
-        (tmp_path / program).symlink_to(f"/usr/sbin/{program}-legacy")
+        (tmp_path / program).symlink_to(tool(f"{program}-legacy"))
     with Namespace() as pod:
         script = pod.init(*case.argv, "--dry-run", "--format", "commands", env=case.env).stdout
         search = {"PATH": f"{tmp_path}:{pod.environment()['PATH']}"}
@@ -123,7 +123,7 @@ NAMES = ("a$b", "$(id)", "a&b", "a|b", "*?", "#x", "~r", "a>b", "(c)", "{d}", "[
 
 def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
     for program in PROGRAMS:
-        (tmp_path / program).symlink_to(f"/usr/sbin/{program}-legacy")
+        (tmp_path / program).symlink_to(tool(f"{program}-legacy"))
     flags = ("istio-iptables", "-c", ",".join(NAMES), "--no-ipv6")
     with Namespace() as typed, Namespace() as restored, Namespace() as applied:
         script = typed.init(*flags, "--dry-run", "--format", "commands").stdout

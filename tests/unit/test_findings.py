@@ -32,7 +32,7 @@ NEW = plan_of("istio-iptables", "-u", "1337", "-i", "*", "-b", "*", "--no-ipv6")
 
 def found(plan: Plan, live: Ruleset) -> list[Finding]:
     planned = plan.ruleset(live.family)
-    known = ownership.traces((live, *plan.rulesets))
+    known = ownership.traces((live, *plan.rulesets), plan.rulesets)
     wanted = ownership.wanted(live, planned, known, clean=False)
     assert bool(list(difference(live, wanted, "legacy"))) == (live != wanted)
     return list(findings(live, wanted, planned))

@@ -12,6 +12,7 @@ from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, LAYOUTS, TPROXY, Co
 from istio_init.config.options import BY_NAME, OPTIONS
 from istio_init.config.resolve import resolve
 from istio_init.diagnose.infer import as_arguments, infer_config
+from istio_init.diagnose.rule_reader import Covered
 from istio_init.kernel.host import HostFiles
 from istio_init.rules import ownership
 from istio_init.rules.model import Plan, Ruleset, make_table
@@ -190,3 +191,16 @@ def test_a_mark_without_its_chains_is_found_by_the_rules_beside_them() -> None:
     config = seen(plan, plan.rulesets, native=False)
 
     assert (config.mode, config.tproxy_mark) == (TPROXY, 7)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6)), max_size=12))
+def test_what_is_covered_is_what_was_added(drawn: list[tuple[int, int]]) -> None:
+    spans = [(low, low + size) for low, size in drawn]
+    covered = Covered()
+    numbers: set[int] = set()
+    for low, high in spans:
+        assert ((low, high) in covered) == (set(range(low, high + 1)) <= numbers)
+        covered.add((low, high))
+        numbers |= set(range(low, high + 1))
+        assert (low, high) in covered
+        assert (low, high + 1) in covered or high + 1 not in numbers

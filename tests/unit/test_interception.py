@@ -280,6 +280,7 @@ DOCKER = (
     "-A OUTPUT -d 127.0.0.11/32 -j DOCKER_OUTPUT",
     "-A DOCKER_OUTPUT -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.11:41221",
 )
+EXCLUDED = plan_of("istio-iptables", "-i", "*", "-x", "10.9.0.0/16", "--no-ipv6")
 DOCKER_DNS = plan_of(
     *("istio-iptables", "-i", "*", "--no-ipv6", "--redirect-dns", "--dns-servers", "127.0.0.11")
 )
@@ -325,10 +326,11 @@ MOST: list[tuple[Plan, tuple[str, ...], list[str]]] = [
         ["-A PREROUTING -p tcp -m tcp --dport 80 -j RETURN"],
     ),
     # What the plan lets pass may be redirected, but not to the proxy.
+    (EXCLUDED, ("*nat", "-A OUTPUT -d 10.9.0.0/16 -p tcp -j REDIRECT --to-ports 9"), []),
     (
-        PLAN,
-        ("*nat", "-A OUTPUT -p tcp -m owner --uid-owner 1337 -j REDIRECT --to-ports 9"),
-        [],
+        EXCLUDED,
+        ("*nat", "-A OUTPUT -d 10.9.0.0/16 -p tcp -j REDIRECT --to-ports 15001"),
+        ["-A OUTPUT -d 10.9.0.0/16 -p tcp -j REDIRECT --to-ports 15001"],
     ),
     (
         PLAN,

@@ -92,6 +92,15 @@ def test_what_looks_like_a_counter_in_a_comment_stays_as_it_is() -> None:
     assert e.without_counts(found) == found
 
 
+def reported(group: int, prefix: bytes = b"", size: int = 0, threshold: int = 0) -> bytes:
+    """Return the expression that sends packets to an NFLOG group."""
+    given = [attribute(1, group.to_bytes(2, "big"))]
+    given += [attribute(2, prefix + b"\0")] if prefix else []
+    given += [attribute(3, size.to_bytes(4, "big"))] if size else []
+    given += [attribute(4, threshold.to_bytes(2, "big"))] if threshold else []
+    return e.expression("log", *given)
+
+
 DNAT = e.xt_target("DNAT", 2, bytes(48))
 TO_PORT_22 = e.payload(2, 2, 2) + e.compare("==", b"\0\x16")
 L4_TCP = e.meta(e.META_L4PROTO) + e.compare("==", b"\6")
@@ -123,6 +132,13 @@ ADDRESS = e.payload(1, 16, 4)
         ),
         (e.expression("limit") + e.verdict(e.ACCEPT), "", "-m nft:limit ... -j ACCEPT"),
         (L4_TCP + e.immediate(b"\0\x09") + e.expression("nat"), "", "-p tcp -j DNAT"),
+        (
+            L4_TCP + reported(group=7, prefix=b"J", size=20, threshold=2),
+            "",
+            "-p tcp -j NFLOG --nflog-prefix J --nflog-group 7 --nflog-size 20 --nflog-threshold 2",
+        ),
+        (reported(group=7) + L4_TCP, "", "-m nft:log ... -p tcp"),
+        (L4_TCP + e.expression("log"), "", "-p tcp -j LOG"),
         (e.expression("log") + e.verdict(e.DROP), "", "-m nft:log ... -j DROP"),
         (
             L4_TCP + e.redirect(80) + e.verdict(e.DROP),

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from istio_init.config.model import LAYOUT_1_0, LAYOUT_1_30, TPROXY, Config, Facts
 from istio_init.config.values import address
-from istio_init.formats.listing import table_lines
-from istio_init.formats.save_reader import parse_table
 from istio_init.planner import plan
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
@@ -39,6 +37,9 @@ from istio_init.rules.ownership import (
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
 from tests.strategies import configs
 from tests.unit.flags import networks, ports
+from tests.unit.rule_lines import outside_ours as left_in
+from tests.unit.rule_lines import rules_of as rules
+from tests.unit.rule_lines import state
 from tests.unit.settings import tried_less
 
 if TYPE_CHECKING:
@@ -56,48 +57,35 @@ F3 = "-j LOG --log-prefix three"
 J = "-j ISTIO_OUTPUT"
 
 
-def state(table: str, family: Family, *lines: str) -> Ruleset:
-    """Return the rule set of one table from ``CHAIN rule`` lines; ``CHAIN`` alone is empty."""
-    text = [f"-P {name} ACCEPT" for name in BUILTIN_CHAINS[table]]
-    names = dict.fromkeys(line.partition(" ")[0] for line in lines)
-    text += [f"-N {name}" for name in names if name not in BUILTIN_CHAINS[table]]
-    text += [f"-A {line}" for line in lines if " " in line]
-    return Ruleset(family, (parse_table(text, table, family),))
-
-
 def nat(*lines: str) -> Ruleset:
     return state("nat", IPV4, *lines)
 
 
-def rules(ruleset: Ruleset, chain: str) -> list[str]:
-    """Return the rules of a chain of the only table."""
-    prefix = f"-A {chain} "
-    lines = table_lines(ruleset.tables[0], ruleset.family)
-    return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
-
-
-def applied(live: Ruleset, config: Config) -> Ruleset:
-    found = wanted(live, plan(config, FACTS).ruleset(live.family), traces((live,)), clean=False)
-    again = wanted(found, plan(config, FACTS).ruleset(live.family), traces((found,)), clean=False)
+def applied(live: Ruleset, config: Config, *beside: Ruleset) -> Ruleset:
+    """Return what a run leaves; ``beside`` are the rules of the other family before it."""
+    planned = plan(config, FACTS)
+    after = planned.ruleset(live.family)
+    found = wanted(live, after, traces((live, *beside), planned.rulesets), clean=False)
+    again = wanted(found, after, traces((found,), planned.rulesets), clean=False)
     assert again == found
     return found
 
 
-def cleaned(live: Ruleset, config: Config | None = None) -> Ruleset:
+def cleaned(live: Ruleset, config: Config | None = None, *beside: Ruleset) -> Ruleset:
     """Return what cleaning leaves, without flags or with those of ``config``."""
     hints = (config or Config(LAYOUT_1_30)).replace(
         layout=LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True
     )
-    found = wanted(live, plan(hints, Facts()).ruleset(live.family), traces((live,)), clean=True)
-    assert (
-        wanted(found, plan(hints, Facts()).ruleset(live.family), OwnershipEvidence(), clean=True)
-        == found
-    )
+    planned = plan(hints, Facts())
+    after = planned.ruleset(live.family)
+    found = wanted(live, after, traces((live, *beside), planned.rulesets), clean=True)
+    assert wanted(found, after, OwnershipEvidence(), clean=True) == found
     return found
 
 
 SPARED = NEW.replace(exclude_interfaces=("eth9",))
 PAIR = "-o eth9 -j RETURN"
+SPARED_RULE = Rule((m.OutInterface("eth9"),), t.Return())
 
 
 @pytest.mark.parametrize(
@@ -140,7 +128,11 @@ def test_shared_chain_becomes_as_planned_around_everybody_elses(
     for chain in planned.chains:
         if chain.policy is None:
             assert found.tables[0].chain(chain.name) == chain
-    assert rules(cleaned(found), "OUTPUT") == [one for one in before if one in (F1, F2, F3)]
+    others = [one for one in before if one in (F1, F2, F3)]
+    assert rules(cleaned(found, config if config == SPARED else None), "OUTPUT") == others
+    # Without the flag that names it, -c leaves rules that anybody could have written.
+    left = [one for one in found.tables[0].chains[2].rules if one == SPARED_RULE]
+    assert len(rules(cleaned(found), "OUTPUT")) == len(others) + len(left)
 
 
 def test_heads_go_above_everybody_elses_and_tails_below() -> None:
@@ -228,15 +220,15 @@ def test_tables_that_are_not_live_stay_absent() -> None:
 @pytest.mark.parametrize(
     ("lines", "kept"),
     [
-        # -c spares an interface in both directions: the pair is ours beside our chains.
-        (("PREROUTING -i eth9 -j RETURN", "OUTPUT -o eth9 -j RETURN"), False),
-        (("PREROUTING -i eth+ -j RETURN", "OUTPUT -o eth+ -j RETURN"), False),
+        # -c spares an interface in both directions; so may anybody.
+        (("PREROUTING -i eth9 -j RETURN", "OUTPUT -o eth9 -j RETURN"), True),
+        (("PREROUTING -i eth+ -j RETURN", "OUTPUT -o eth+ -j RETURN"), True),
+        # Nobody else leads what comes in by an interface into a chain of ours.
         (("PREROUTING -i eth1 -j ISTIO_REDIRECT", "PREROUTING -i eth1 -j RETURN"), False),
         (
             ("PREROUTING -d 10.0.0.0/8 -i eth1 -j ISTIO_REDIRECT", "PREROUTING -i eth1 -j RETURN"),
             False,
         ),
-        # One of the two alone may be anybody's.
         (("PREROUTING -i eth9 -j RETURN",), True),
         (("OUTPUT -o eth9 -j RETURN",), True),
         (("PREROUTING -i eth9 -j RETURN", "OUTPUT -o eth8 -j RETURN"), True),
@@ -260,13 +252,16 @@ def test_interfaces_left_alone_by_an_earlier_call(lines: tuple[str, ...], *, kep
         assert sorted(left) == (sorted(lines) if kept else [])
 
 
-def test_pair_without_any_chain_of_ours_is_somebody_elses() -> None:
+def test_pair_is_ours_only_by_the_flag_that_names_it() -> None:
     live = nat("PREROUTING -i eth9 -j RETURN", "OUTPUT -o eth9 -j RETURN")
 
     assert cleaned(live) == live
-    found = wanted(live, plan(NEW, FACTS).ruleset(IPV4), traces((live,)), clean=False)
-    assert rules(found, "PREROUTING") == ["-i eth9 -j RETURN"]
-    # With the flag that made it, it is known.
+    assert rules(applied(live, NEW), "PREROUTING") == ["-i eth9 -j RETURN"]
+    assert rules(applied(live, NEW), "OUTPUT") == [PAIR, J]
+    assert rules(applied(applied(live, SPARED), NEW), "OUTPUT") == [PAIR, J]
+    assert rules(applied(live, SPARED.replace(exclude_interfaces=("eth8",))), "OUTPUT") == [
+        *(PAIR, "-o eth8 -j RETURN", J)
+    ]
     assert rules(cleaned(live, SPARED), "PREROUTING") == []
     assert rules(cleaned(live, SPARED), "OUTPUT") == []
 
@@ -297,6 +292,8 @@ def shapes(mark: str) -> tuple[str, ...]:
     """Return what layout 1.30 puts into mangle's own chains in TPROXY mode."""
     return (
         f"PREROUTING -p tcp -m mark --mark {mark} -j CONNMARK --save-mark {COPIED}",
+        # As it stands while rules move from one backend to another.
+        f"PREROUTING -i lo -p tcp -m mark --mark {mark} -j CONNMARK --save-mark {COPIED}",
         f"OUTPUT -o lo -p tcp -m mark --mark {mark} -j RETURN",
         (
             "OUTPUT ! -d 127.0.0.1/32 -o lo -p tcp -m owner --uid-owner 7 "
@@ -308,15 +305,6 @@ def shapes(mark: str) -> tuple[str, ...]:
         ),
         f"OUTPUT -p tcp -m connmark --mark {mark} -j CONNMARK --restore-mark {COPIED}",
     )
-
-
-def left_in(ruleset: Ruleset) -> list[str]:
-    table = ruleset.tables[0]
-    return [
-        line[3:]
-        for line in table_lines(table, ruleset.family)
-        if line.startswith("-A ") and not line.startswith("-A ISTIO_")
-    ]
 
 
 @pytest.mark.parametrize(
@@ -396,14 +384,27 @@ ESTABLISHED = "INPUT -m state --state ESTABLISHED -j ACCEPT"
 REJECT = "INPUT -j REJECT --reject-with icmp6-port-unreachable"
 
 
+# What tells that layout 1.0 stands in the other family.
+BESIDE_1_0 = nat("OUTPUT -p tcp -j ISTIO_OUTPUT", "ISTIO_OUTPUT -j RETURN")
+SHUT = OLD.replace(ipv6=False)
+
+
 @pytest.mark.parametrize(
     ("lines", "left"),
     [
         ((ESTABLISHED, REJECT), ()),
-        ((f"INPUT {F2}", ESTABLISHED, REJECT, f"INPUT {F1}"), (f"INPUT {F2}", f"INPUT {F1}")),
         ((ESTABLISHED, REJECT, ESTABLISHED, REJECT), ()),
-        ((ESTABLISHED,), (ESTABLISHED,)),
-        ((REJECT,), (REJECT,)),
+        ((ESTABLISHED, REJECT, f"INPUT {F1}"), (f"INPUT {F1}",)),
+        # One alone is what was left of the two.
+        ((ESTABLISHED,), ()),
+        ((REJECT,), ()),
+        ((ESTABLISHED, REJECT, ESTABLISHED), (ESTABLISHED,)),
+        ((ESTABLISHED, REJECT, REJECT), (REJECT,)),
+        # Not at the head, or not in order: any firewall may have these.
+        (
+            (f"INPUT {F2}", ESTABLISHED, REJECT, f"INPUT {F1}"),
+            (f"INPUT {F2}", ESTABLISHED, REJECT, f"INPUT {F1}"),
+        ),
         ((REJECT, ESTABLISHED), (REJECT, ESTABLISHED)),
         ((ESTABLISHED, f"INPUT {F2}", REJECT), (ESTABLISHED, f"INPUT {F2}", REJECT)),
         (
@@ -412,17 +413,44 @@ REJECT = "INPUT -j REJECT --reject-with icmp6-port-unreachable"
         ),
     ],
 )
-def test_shut_ipv6_is_the_two_rules_one_after_the_other(
+def test_shut_ipv6_is_ours_at_the_head_beside_chains_of_layout_1_0(
     lines: tuple[str, ...], left: tuple[str, ...]
 ) -> None:
     live = state("filter", IPV6, *lines)
 
-    assert left_in(cleaned(live)) == list(left)
-    assert left_in(applied(live, OLD)) == list(left)
-    shut = applied(live, OLD.replace(ipv6=False))
-    if lines[:2] != (ESTABLISHED, REJECT):
-        assert left_in(shut) == [ESTABLISHED, REJECT, *left] or lines[1:3] == (ESTABLISHED, REJECT)
-    assert left_in(cleaned(shut)) == list(left)
+    assert left_in(cleaned(live, None, BESIDE_1_0)) == list(left)
+    assert left_in(applied(live, NEW, BESIDE_1_0)) == list(left)
+    # Without these chains it is anybody's. With them, and a run that leaves them there, the
+    # next run could not tell whether this one had left the two.
+    assert left_in(cleaned(live)) == list(lines)
+    assert left_in(applied(live, NEW)) == list(lines)
+    assert left_in(applied(live, OLD)) == list(lines)
+    assert left_in(applied(live, OLD, BESIDE_1_0)) == list(lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "shut"),
+    [
+        ((), (ESTABLISHED, REJECT)),
+        ((ESTABLISHED, REJECT), (ESTABLISHED, REJECT)),
+        ((ESTABLISHED, REJECT, ESTABLISHED, REJECT), (ESTABLISHED, REJECT)),
+        ((ESTABLISHED,), (ESTABLISHED, REJECT, ESTABLISHED)),
+        ((REJECT, ESTABLISHED), (ESTABLISHED, REJECT, REJECT, ESTABLISHED)),
+        ((f"INPUT {F2}", ESTABLISHED, REJECT), (f"INPUT {F2}", ESTABLISHED, REJECT)),
+        # What stood between the two was ours, and goes.
+        ((ESTABLISHED, "INPUT -j ISTIO_DROP", REJECT), (ESTABLISHED, REJECT)),
+        (
+            (ESTABLISHED, ESTABLISHED, "INPUT -j ISTIO_DROP", REJECT, REJECT, f"INPUT {F1}"),
+            (ESTABLISHED, REJECT, f"INPUT {F1}"),
+        ),
+    ],
+)
+def test_shut_ipv6_that_is_planned_is_ours_wherever_it_stands(
+    lines: tuple[str, ...], shut: tuple[str, ...]
+) -> None:
+    live = state("filter", IPV6, "ISTIO_DROP", *lines)
+
+    assert left_in(applied(live, SHUT)) == list(shut)
 
 
 def test_the_same_two_rules_of_ipv4_are_somebody_elses() -> None:
@@ -437,15 +465,17 @@ def test_the_same_two_rules_of_ipv4_are_somebody_elses() -> None:
 
 
 def test_half_of_the_two_beside_layout_1_0_is_what_was_left_of_them() -> None:
-    shut = OLD.replace(ipv6=False)
-    v4 = nat("OUTPUT -p tcp -j ISTIO_OUTPUT", "ISTIO_OUTPUT -j RETURN")
     for half in (ESTABLISHED, REJECT):
         v6 = state("filter", IPV6, half)
-        known = traces((v4, v6))
-        assert known.layout_1_0
-        again = wanted(v6, plan(shut, FACTS).ruleset(IPV6), known, clean=False)
-        assert left_in(again) == [ESTABLISHED, REJECT]
-        assert left_in(wanted(v6, Ruleset(IPV6, ()), known, clean=True)) == []
+        assert left_in(applied(v6, SHUT, BESIDE_1_0)) == [ESTABLISHED, REJECT]
+
+
+def test_layout_1_0_is_told_by_chains_of_ours_alone() -> None:
+    others = nat("MINE -p tcp -j ISTIO_OUTPUT", "ISTIO_OUTPUT -j RETURN")
+
+    assert traces((BESIDE_1_0,)).layout_1_0
+    assert not traces((others,)).layout_1_0
+    assert traces((), (BESIDE_1_0,)).plans_layout_1_0
 
 
 def test_traces_of_nothing() -> None:
@@ -508,7 +538,7 @@ ANY_CONFIG = st.sampled_from((LAYOUT_1_0, LAYOUT_1_30)).flatmap(configs)
 def converge(
     live: tuple[Ruleset, ...], planned: Plan, *, clean: bool = False
 ) -> tuple[Ruleset, ...]:
-    known = traces(live)
+    known = traces(live, planned.rulesets)
     return tuple(wanted(one, planned.ruleset(one.family), known, clean=clean) for one in live)
 
 
@@ -536,6 +566,20 @@ def check(live: tuple[Ruleset, ...], before: tuple[Ruleset, ...], planned: Plan)
             )
 
 
+def leaves_no_trace(config: Config) -> bool:
+    """Whether nothing that a config puts in place could be anybody's.
+
+    That of -c could; so could that of -k without -i, or with ranges of no family.
+    """
+    told = config.virtual_interfaces == () or config.outbound_all
+    return told and config.exclude_interfaces == ()
+
+
+def shuts(config: Config) -> bool:
+    """Whether a config shuts IPv6 by two rules that any firewall may have."""
+    return config.layout == LAYOUT_1_0 and not config.ipv6
+
+
 @given(FOREIGN, ANY_CONFIG, ANY_CONFIG)
 @tried_less
 def test_one_run_ends_with_the_plan_whatever_was_there(
@@ -548,10 +592,9 @@ def test_one_run_ends_with_the_plan_whatever_was_there(
     assert converge(after_first, one) == after_first
 
     after_second = converge(after_first, other)
-    # -k without -i, or with ranges of no family, leaves no trace of what it put there.
-    if first.virtual_interfaces == () or first.outbound_all:
+    assert converge(after_second, other) == after_second
+    if leaves_no_trace(first) and not (shuts(first) and second.layout == LAYOUT_1_0):
         check(after_second, start, other)
-        assert converge(after_second, other) == after_second
 
 
 @given(FOREIGN, ANY_CONFIG)
@@ -562,7 +605,7 @@ def test_cleaning_leaves_what_was_there_before(start: tuple[Ruleset, ...], confi
     no_flags = Config(LAYOUT_1_30, mode=TPROXY, inbound_all=True, ipv6=True)
 
     assert converge(there, plan(flags, Facts()), clean=True) == start
-    if config.virtual_interfaces == () or config.outbound_all:
+    if leaves_no_trace(config):
         assert converge(there, plan(no_flags, Facts()), clean=True) == start
     assert converge(start, plan(no_flags, Facts()), clean=True) == start
 
@@ -625,7 +668,7 @@ def test_foreign_rules_keep_their_place_relative_to_ours() -> None:
 def taken_back(
     live: tuple[Ruleset, ...], before: tuple[Ruleset, ...], planned: Plan
 ) -> tuple[Ruleset, ...]:
-    known = traces((*live, *before))
+    known = traces((*live, *before), planned.rulesets)
     return tuple(
         restored(one, other, planned.ruleset(one.family), known)
         for one, other in zip(live, before, strict=True)

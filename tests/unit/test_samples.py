@@ -204,6 +204,25 @@ ELSEWHERE = [
     (["-A OUTPUT -p tcp -m tcp --dport 86 -j LOG --log-prefix x"], []),
     (["-A POSTROUTING -p tcp -m tcp --dport 87 -j SNAT --to-source 10.0.0.1"], []),
     (["-A OUTPUT -m owner --uid-owner 1337 -j REDIRECT --to-ports 9"], []),
+    # What no packet is.
+    (["-A OUTPUT -d 127.0.0.1/32 -o net0 -p tcp -j REDIRECT --to-ports 9"], []),
+    (["-A OUTPUT -o net0 -j T", "-A T ! -o net0 -p tcp -j REDIRECT --to-ports 9"], []),
+    (["-A OUTPUT -p udp -j T", "-A T -p tcp -j REDIRECT --to-ports 9"], []),
+    (["-A OUTPUT -d 10.0.0.0/8 -j T", "-A T -d 11.0.0.0/8 -p tcp -j REDIRECT --to-ports 9"], []),
+    (
+        [
+            "-A OUTPUT -m conntrack --ctstate NEW -j T",
+            "-A T -p tcp -m conntrack --ctstate INVALID -j REDIRECT --to-ports 9",
+        ],
+        [],
+    ),
+    (
+        [
+            "-A OUTPUT -p tcp -m mark --mark 0x1 -j T",
+            "-A T -p tcp -m mark --mark 0x2 -j REDIRECT --to-ports 9",
+        ],
+        [],
+    ),
 ]
 
 

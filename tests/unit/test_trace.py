@@ -13,7 +13,18 @@ from istio_init.config.options import ANNOTATIONS
 from istio_init.config.values import address, network
 from istio_init.diagnose.packet import Packet, actual, holds
 from istio_init.diagnose.text import document, lines, sentence
-from istio_init.diagnose.trace import NATIVE, Routes, Rules, Verdict, decisions, explained, trace
+from istio_init.diagnose.trace import (
+    NATIVE,
+    Routes,
+    Rules,
+    UnreadChain,
+    Verdict,
+    decisions,
+    explained,
+    trace,
+    trace_in_any_order,
+    with_unread,
+)
 from istio_init.formats.nf_tables import expressions as e
 from istio_init.formats.nf_tables import iptables
 from istio_init.formats.save_reader import parse_save
@@ -33,6 +44,7 @@ from istio_init.rules.sets import canonical
 from tests.plans import plan_of
 
 if TYPE_CHECKING:
+    from istio_init.diagnose.packet import Hook
     from istio_init.diagnose.trace import Trace
     from istio_init.rules.model import Plan
     from istio_init.rules.ranges import Family
@@ -968,3 +980,69 @@ def test_every_table_of_the_model_has_its_hooks() -> None:
         found = trace((Rules(dropped),), packet(to="fd00::1"), Routes())
         assert found.outcome == Verdict("dropped")
         assert sentence(found, {}).startswith(f"dropped: the policy is DROP in {table} OUTPUT")
+
+
+def backends(*rules: str) -> tuple[Rules, ...]:
+    """Return the rules of backends with one rule each in nat OUTPUT."""
+    names = ("legacy", "nft", "nftables")
+    return tuple(
+        Rules(parse_save(f"*nat\n:OUTPUT ACCEPT\n-A OUTPUT {rule}\nCOMMIT\n", IPV4), name)
+        for rule, name in zip(rules, names, strict=False)
+    )
+
+
+ON_80 = "-p tcp -j REDIRECT --to-ports 80"
+ON_81 = "-p tcp -j REDIRECT --to-ports 81"
+
+
+def test_what_depends_on_the_order_of_backends_is_not_certain() -> None:
+    found = trace_in_any_order(backends(ON_80, ON_81, "-j RETURN"), packet(), Routes())
+
+    assert (found.outcome, found.certain) == (to_proxy(80), False)
+    assert [(one.step.backend, one.outcomes) for one in found.depends] == [("nft", (to_proxy(81),))]
+    assert sentence(found, {}).startswith("not certain: redirected to 80 by OUTPUT")
+    assert "  unless the kernel asks backend nft first: then redirected to 81" in told_of(found)
+    verdict = json.loads(document(found, ANNOTATIONS))["verdict"]
+    assert verdict["certain"] is False
+
+
+@pytest.mark.parametrize(
+    "rules", [(ON_80,), (ON_80, ON_80), (ON_80, "-j RETURN"), ("-j ACCEPT", ON_80)]
+)
+def test_what_does_not_depend_on_the_order_is_certain(rules: tuple[str, ...]) -> None:
+    found = trace_in_any_order(backends(*rules), packet(), Routes())
+
+    assert (found.outcome, found.certain) == (to_proxy(80), True)
+
+
+def test_one_that_stops_packets_may_be_asked_first() -> None:
+    found = trace_in_any_order(backends(ON_80, "-j NFQUEUE --queue-num 1"), packet(), Routes())
+
+    assert [(one.step.backend, one.outcomes) for one in found.depends] == [
+        ("nft", (Verdict("unknown"),))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hook", "first", "rules", "certain"),
+    [
+        ("OUTPUT", True, (ON_80,), False),
+        ("OUTPUT", False, (ON_80,), True),
+        ("OUTPUT", False, ("-j RETURN",), False),
+        ("PREROUTING", True, (ON_80,), True),
+    ],
+)
+def test_a_chain_that_nobody_reads(
+    hook: Hook,
+    first: bool,  # noqa: FBT001
+    rules: tuple[str, ...],
+    certain: bool,  # noqa: FBT001
+) -> None:
+    unread = UnreadChain(hook, "ip theirs", "out", first)
+    found = with_unread(trace(backends(*rules), packet(), Routes()), (unread,))
+
+    assert found.certain == certain
+    if not certain:
+        assert "unless the chain out of the table ip theirs, which is not read, takes it" in (
+            told_of(found)
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,11 +148,6 @@ TARGETS = {
     "MASQUERADE": (b"MASQUERADE", 0, bytes(16), "-j MASQUERADE"),
     "REJECT otherwise": (b"REJECT", 0, struct.pack("=I", 1), "-j REJECT"),
     "REDIRECT without ports": (b"REDIRECT", 0, bytes(16), "-j REDIRECT"),
-    "REDIRECT to a range": (
-        *(b"REDIRECT", 0),
-        struct.pack("=II8x", 1, 2) + struct.pack(">HH", 80, 90),
-        "-j REDIRECT",
-    ),
     "REDIRECT, revised": (b"REDIRECT", 1, bytes(16), "-j REDIRECT"),
     "REDIRECT, empty": (b"REDIRECT", 0, b"", "-j REDIRECT"),
     "TPROXY, revised": (b"TPROXY", 0, bytes(16), "-j TPROXY"),
@@ -185,6 +181,79 @@ def test_other_targets_stay_bytes_and_lead_nowhere(
 
     text = f"-p tcp -m tcp --dport 80 {words}".strip()
     assert decode(entry, family) == ForeignRule(entry, "", text)
+
+
+def nat_range(flags: int, low: str, high: str, ports: tuple[int, int]) -> bytes:
+    """Return the range of addresses and ports that DNAT and SNAT hold since IPv6 has them."""
+    packed = [inet_pton(AF_INET6 if ":" in one else AF_INET, one) for one in (low, high)]
+    addresses = b"".join(one.ljust(16, b"\0") for one in packed)
+    return struct.pack("=I", flags) + addresses + struct.pack(">HH", *ports)
+
+
+def first_range(flags: int, low: str, high: str, ports: tuple[int, int]) -> bytes:
+    """Return the range of addresses and ports as IPv4 had it at first."""
+    addresses = inet_pton(AF_INET, low) + inet_pton(AF_INET, high)
+    return struct.pack("=II", 1, flags) + addresses + struct.pack(">HH", *ports)
+
+
+def nflog(size: int, group: int, threshold: int, flags: int, prefix: bytes) -> bytes:
+    return struct.pack("=IHHHxx64s", size, group, threshold, flags, prefix)
+
+
+# Targets of others of which more than the name is read.
+OPTIONS = [
+    (IPV4, "DNAT", 2, nat_range(3, "127.0.0.1", "127.0.0.1", (15053, 15053)), "127.0.0.1:15053"),
+    (IPV4, "DNAT", 0, first_range(3, "127.0.0.1", "127.0.0.1", (15053, 15053)), "127.0.0.1:15053"),
+    (IPV4, "DNAT", 0, first_range(1, "10.0.0.1", "10.0.0.9", (0, 0)), "10.0.0.1-10.0.0.9"),
+    (IPV6, "DNAT", 2, nat_range(3, "::1", "::1", (15053, 15053)), "[::1]:15053"),
+    (IPV6, "DNAT", 2, nat_range(1, "::1", "::1", (0, 0)), "::1"),
+    (IPV4, "DNAT", 2, nat_range(6, "0.0.0.0", "0.0.0.0", (1, 9)), ":1-9 --random"),
+    (IPV4, "SNAT", 0, first_range(1, "127.0.0.1", "127.0.0.1", (0, 0)), "127.0.0.1"),
+    (IPV6, "SNAT", 1, nat_range(25, "::1", "::2", (0, 0)), "::1-::2 --persistent --random-fully"),
+    (IPV4, "REDIRECT", 0, first_range(6, "0.0.0.0", "0.0.0.0", (15053, 15053)), "15053 --random"),
+    (IPV4, "REDIRECT", 0, first_range(2, "0.0.0.0", "0.0.0.0", (80, 90)), "80-90"),
+    (IPV6, "REDIRECT", 0, nat_range(2, "::", "::", (80, 90)), "80-90"),
+]
+
+
+@pytest.mark.parametrize(("family", "name", "revision", "data", "words"), OPTIONS)
+def test_where_others_send_connections_is_read(
+    family: Family, name: str, revision: int, data: bytes, words: str
+) -> None:
+    entry = with_target(encode(PLAIN, family), family, name.encode(), revision, data)
+    option = {"DNAT": "destination", "SNAT": "source", "REDIRECT": "ports"}[name]
+
+    text = f"-p tcp -m tcp --dport 80 -j {name} --to-{option} {words}"
+    assert decode(entry, family) == ForeignRule(entry, "", text)
+
+
+def test_where_others_send_connections_by_later_means_is_not_guessed() -> None:
+    data = nat_range(1 << 9, "::1", "::1", (80, 80))
+    entry = with_target(encode(PLAIN, IPV6), IPV6, b"DNAT", 2, data)
+
+    assert decode(entry, IPV6) == ForeignRule(entry, "", "-p tcp -m tcp --dport 80 -j DNAT ...")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            nflog(20, 1337, 1, 1, b"JumpOutbound"),
+            " --nflog-prefix JumpOutbound --nflog-group 1337 --nflog-size 20",
+        ),
+        (
+            nflog(64, 2, 5, 0, b'say "x"'),
+            ' --nflog-prefix "say \\"x\\"" --nflog-group 2 --nflog-threshold 5',
+        ),
+        (nflog(0, 0, 1, 0, b""), ""),
+        (b"", ""),
+    ],
+)
+def test_where_others_report_packets_is_read(data: bytes, words: str) -> None:
+    entry = with_target(encode(PLAIN, IPV4), IPV4, b"NFLOG", 0, data)
+
+    text = f"-p tcp -m tcp --dport 80 -j NFLOG{words}"
+    assert decode(entry, IPV4) == ForeignRule(entry, "", text)
 
 
 # What is put where, counted from the end of the header, and the words for it.

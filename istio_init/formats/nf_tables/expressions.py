@@ -183,6 +183,15 @@ class Rejection(Record):
     code: int
 
 
+class Report(Record):
+    """The packet is sent to an NFLOG group; ``size`` is how much of it in bytes, 0 for all."""
+
+    group: int
+    prefix: str
+    size: int
+    threshold: int
+
+
 class Opaque(Record):
     """An expression that is not followed; ``name`` is what the kernel calls it."""
 
@@ -200,6 +209,7 @@ Statement = (
     | LocalRedirect
     | LocalProxy
     | Rejection
+    | Report
     | Opaque
 )
 
@@ -600,6 +610,13 @@ def _read_reject(given: dict[int, bytes]) -> tuple[object, ...]:
     return _state, Rejection(number(given[1]), number(given.get(2, b"")))
 
 
+def _read_log(given: dict[int, bytes]) -> tuple[object, ...]:
+    # Without a group the kernel's own log is meant.
+    size, threshold = given.get(3, b""), given.get(4, b"")
+    report = Report(number(given[1]), name_of(given.get(2, b"")), number(size), number(threshold))
+    return _state, report
+
+
 _READERS = {
     "meta": _read_meta,
     "ct": _read_ct,
@@ -617,6 +634,7 @@ _READERS = {
     "redir": _read_redir,
     "tproxy": _read_tproxy,
     "reject": _read_reject,
+    "log": _read_log,
 }
 
 

@@ -20,6 +20,7 @@ from istio_init.formats.nf_tables.messages import comment_in
 from istio_init.formats.nf_tables.patterns import Patterns
 from istio_init.formats.xt_extensions import (
     match_parts,
+    nflog_words,
     read_match,
     read_target,
     spelled_match,
@@ -278,6 +279,10 @@ def _words(one: Statement, family: Family, *, last: bool) -> list[str]:
         case e.SetLookup(operand, name, negated):
             bang = ["!"] if negated else []
             return ["-m", f"nft:{operand.source}", *bang, "--set", _quoted(name)]
+        case e.Report(group, prefix, size, threshold) if last:
+            return nflog_words(group, prefix, size, threshold)
+        case e.Report():
+            return ["-m", "nft:log", "..."]
         case e.Opaque(name) if last and name in _TARGETS_OF_NFT:
             return ["-j", _TARGETS_OF_NFT[name]]
         case e.Opaque(name):
