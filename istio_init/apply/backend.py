@@ -10,7 +10,7 @@ from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import ownership
 from istio_init.rules.diff import changes
 from istio_init.rules.model import BUILTIN_CHAINS, PolicyRoute
-from istio_init.rules.ranges import FAMILIES, IPV6
+from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -263,7 +263,8 @@ class BackendChanges:
             return
         # A connection that both the old and the new rules capture, in different
         # tables, has to be captured between the two commits too.
-        pending.sort(key=_gives_up_traffic)
+        # And what shuts IPv6 in layout 1.0 is known as ours by that layout's IPv4 rules.
+        pending.sort(key=lambda change: (_gives_up_traffic(change), change.family == IPV4))
         self.written |= dict.fromkeys((change.family, change.table) for change in pending)
         self._applier.commit(tuple(pending), results)
         if any(table != change.result for change, table in self._written_tables(pending)):
@@ -385,19 +386,24 @@ class Transaction:
         lives, steps = self._look()
         # Marked packets need their route before, and after, there are marks.
         self._take(tuple(step for step in steps if step.verb == "add"))
-        if len(self._sides) > 1 and self._save_marks_twice(lives):
+        beside = len(self._sides) > 1 and self._save_marks_twice(lives)
+        if beside:
             lives = self._stand_side_by_side(lives)
         standing: list[tuple[str, tuple[Ruleset, ...]]] = []
         left: list[str] = []
         for side, live in zip(self._sides, lives, strict=True):
             signals.check()
-            stands = side.converge(live)
+            # The other side's transactions made what was read of this one old.
+            stands = side.converge(side.read() if beside else live)
             # Nobody else has rules in tables of our own.
             if side.name != "nftables":
                 left += self._leftovers(live if side.clean else stands)
             standing.append((side.name, stands))
         self._take(tuple(step for step in steps if step.verb == "del"))
-        written = dict.fromkeys(place for side in self._sides for place in side.written)
+        written = sorted(
+            dict.fromkeys(place for side in self._sides for place in side.written),
+            key=lambda place: FAMILIES.index(place[0]),
+        )
         emptied = tuple(side.name for side in self._sides if side.clean and side.written)
         return ApplyResult(tuple(written), steps, emptied, (*left, *self._hidden(standing)))
 
@@ -455,7 +461,10 @@ class Transaction:
         Returns what each backend has then; what made room is still to go.
         """
         pairs = list(zip(self._sides, lives, strict=True))
-        roomy = [side.make_room(live) if side.clean else live for side, live in pairs]
+        made = [side.make_room(live) if side.clean else live for side, live in pairs]
+        # What was read before room was made is older than nf_tables is now.
+        pairs = list(zip(self._sides, made, strict=True))
+        roomy = [live if side.clean else side.read() for side, live in pairs]
         found = [
             side.converge(live, beside_another=not side.clean)
             for side, live in zip(self._sides, roomy, strict=True)

@@ -140,7 +140,7 @@ def test_clean_is_rolled_back_too() -> None:
         # Nothing but a person, or a run that was killed, leaves two sets of rules.
         commands = init(pod, *OTHER, "--dry-run", "--format", "commands").out
         pod.run("sh", "-ec", commands.replace("tables -t", "tables-nft -t"))
-        inside(pod, lambda: try_every_step(("clean",), fail, BOTH))
+        inside(pod, lambda: try_every_step(("clean", "-c", "net1"), fail, BOTH))
         after = snapshot(pod)
 
     assert after == before
