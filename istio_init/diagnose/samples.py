@@ -591,6 +591,9 @@ def _protocol(matches: tuple[m.Match, ...]) -> str | None:
 
 def _state(matches: tuple[m.Match, ...]) -> ConntrackState | None:
     states: tuple[ConntrackState, ...] = ("NEW", "ESTABLISHED", "RELATED", "INVALID")
+    if any(isinstance(one, m.ConnMark) and not one.negated for one in matches):
+        # Only a connection that is there already can have a mark.
+        states = ("ESTABLISHED", "RELATED", "NEW", "INVALID")
     asked = [one for one in matches if isinstance(one, m.CtState)]
     for state in states:
         if all((state in one.states) != one.negated for one in asked):

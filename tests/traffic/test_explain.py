@@ -385,10 +385,14 @@ def test_explain_says_what_the_kernel_does() -> None:
     draw = Draw(SEED)
     tried: Counter[str] = Counter()
     with AnyPod() as pod:
+        claim: tuple[str, ...] = ()
         for number in range(CONFIGURATIONS):
             backend = BACKENDS[number % len(BACKENDS)]
             setup = draw.setup()
             plan = plan_of(*setup)
+            # What anybody could have written goes only where a flag names it.
+            init(pod.namespace, "clean", *claim, "--log_output_level", "error")
+            claim = setup[setup.index("-c") :][:2] if "-c" in setup else ()
             init(pod.namespace, *setup, "--backend", backend, "--log_output_level", "error")
             standing = inside(pod.namespace, read_live)
             counts = Counts(pod, backend)
