@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from istio_init.apply import nftables
+from istio_init.diagnose.findings import findings
 from istio_init.formats.netlink import attribute, be32, packed_name, read_attributes
 from istio_init.formats.nf_tables import expressions as e
 from istio_init.formats.nf_tables import iptables, messages, native
@@ -12,10 +15,13 @@ from istio_init.formats.nf_tables.messages import Contents, KernelChain, KernelR
 from istio_init.formats.nf_tables.own_tables import named_set
 from istio_init.rules import matches as m
 from istio_init.rules import targets as t
-from istio_init.rules.model import ForeignRule, rule
+from istio_init.rules.model import Chain, ForeignRule, Oddity, Ruleset, make_table, rule
 from istio_init.rules.names import NATIVE_TABLES
 from istio_init.rules.ranges import IPV4, IPV6, PortRange
 from istio_init.rules.sets import AddressField, InSet, OwnerField, PortField
+
+if TYPE_CHECKING:
+    from istio_init.rules.model import Table
 
 REGISTER = be32(1)
 TCP = e.meta(e.META_L4PROTO) + e.compare("==", b"\6")
@@ -343,3 +349,69 @@ def test_bytes_that_are_no_expressions_are_still_a_rule(text: str) -> None:
 
     assert isinstance(found, ForeignRule)
     assert found.text == '-m nft:"?" ...'
+
+
+def test_what_a_batch_asks_for_is_read_as_it_was_meant() -> None:
+    hooked = messages.hook_of("nat", "POSTROUTING")
+    made = messages.new_chain("inet", TABLE, "c", hooked)
+    written = messages.new_rule("inet", TABLE, "c", DROP, notes=b"\0\2x\0", before=7)
+    compatible = messages.new_rule("inet", TABLE, "c", DROP, protocol=(6, True))
+
+    assert messages.read_table(messages.new_table("inet", TABLE, 1).body).flags == 1
+    assert messages.read_chain(made.body) == KernelChain("inet", TABLE, "c", hooked)
+    assert hooked.priority == 100
+    assert dict(read_attributes(written.body[4:]))[6] == (7).to_bytes(8, "big")
+    assert written.flags & messages.APPEND == 0
+    assert dict(read_attributes(dict(read_attributes(compatible.body[4:]))[5])) == {
+        1: be32(6),
+        2: be32(2),
+    }
+    assert compatible.flags & messages.APPEND
+    assert messages.read_generation(messages.generic() + attribute(1, be32(9))) == 9
+    assert messages.family_of(b"") == messages.family_of(b"\7\0\0\0") == ""
+
+
+def test_counters_of_what_this_program_wrote_make_no_difference() -> None:
+    one = rule(m.Proto("tcp", negated=True), m.InInterface("lo"), target=t.Accept())
+    reader = iptables.Reader(IPV4)
+    written = reader.expect(one)
+    counted = written.replace(attribute(1, bytes(8)), attribute(1, b"\0\0\0\0\0\0\0\7"))
+
+    assert counted != written
+    assert reader.rule(counted) is one
+
+
+def test_what_nat_of_iptables_does_is_spelled() -> None:
+    ends = bytes((10, 0, 0, 0)), bytes((10, 255, 255, 255))
+    netmap = be32(0) + (1).to_bytes(4, "little") + ends[0] + ends[1] + bytes(4)
+    plain = (3).to_bytes(4, "little") + (ends[0] + bytes(12)) * 2 + b"\0\x05\0\x07" + bytes(8)
+    random = (7).to_bytes(4, "little") + plain[4:]
+
+    def text(name: str, revision: int, data: bytes) -> str:
+        found = iptables.Reader(IPV4).rule(e.COUNTER + e.xt_target(name, revision, data))
+        assert isinstance(found, ForeignRule)
+        return found.text
+
+    assert text("NETMAP", 0, netmap) == "-j NETMAP --to 10.0.0.0/8"
+    assert text("DNAT", 2, plain) == "-j DNAT --to-destination 10.0.0.0:5-7"
+    assert text("SNAT", 2, random) == "-j SNAT --to-source 10.0.0.0:5-7 --random"
+    assert text("DNAT", 2, b"\1") == "-j DNAT"
+    rule6 = iptables.Reader(IPV6).rule(e.COUNTER + e.xt_target("DNAT", 2, plain))
+    assert isinstance(rule6, ForeignRule)
+    assert rule6.text == "-j DNAT --to-destination [a00::]:5-7"
+
+
+def test_an_oddity_is_a_finding_where_a_run_would_mend_it_or_ours_do_nothing() -> None:
+    asleep, more = Oddity("flags dormant", "no effect", idle=True), Oddity("set s", "nothing")
+    ours = make_table("nat", {"ISTIO_OUTPUT": Chain("ISTIO_OUTPUT", None)})
+    theirs = make_table("nat", {})
+
+    def names(live: Table, wanted: Table) -> list[str]:
+        rulesets = (Ruleset(IPV4, (live,)), Ruleset(IPV4, (wanted,)))
+        found = findings(*rulesets, Ruleset(IPV4, ()))
+        return [one.rule for one in found if one.kind == "extra"]
+
+    both = (asleep, more)
+    assert names(ours.replace(oddities=both), ours) == ["flags dormant", "set s"]
+    assert names(ours.replace(oddities=both), ours.replace(oddities=both)) == ["flags dormant"]
+    assert names(theirs.replace(oddities=both), theirs.replace(oddities=both)) == []
