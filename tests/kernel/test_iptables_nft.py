@@ -67,7 +67,7 @@ FOREIGN = {
     "a set without a name": "tcp dport { 9998, 9999 } redirect to :9997",
     "a set": "ip daddr @blocked counter drop",
     "a map": "tcp dport vmap { 1 : drop, 2 : accept }",
-    "a mark of its own": "meta mark set 0x7",
+    "a mark of its own": "tcp dport 9 meta mark set 0x7",
     "its own log": 'log prefix "x\\n-A OUTPUT -j ISTIO_OUTPUT" group 1',
     "a comment": 'tcp dport 7 return comment "COMMIT *nat -A OUTPUT -j ISTIO_OUTPUT"',
     "a limit": "limit rate 5/second accept",

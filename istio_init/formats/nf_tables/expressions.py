@@ -351,15 +351,6 @@ def _value(data: bytes) -> bytes:
 # Reading.
 
 
-def elements(expressions: bytes) -> list[bytes]:
-    """Return each expression of a rule, as ``expression`` writes it.
-
-    Raises:
-        ValueError: the bytes are no list of attributes.
-    """
-    return [attribute(kind, value) for kind, value in read_attributes(expressions)]
-
-
 def without_counts(expressions: bytes) -> bytes:
     """Return a rule's expressions with its counters at zero, so that they can be compared.
 

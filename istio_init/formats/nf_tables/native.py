@@ -281,7 +281,7 @@ class _LiveTable:
         self._others = len(contents.others)
         self._chains = [one for one in contents.chains if one.table == native]
         self._sets = {one.name: (one, body) for one, body in contents.sets if one.table == native}
-        self._values: dict[str, tuple[int, list[Span]] | None] = {}
+        self._values: dict[str, tuple[int, bool, list[Span]] | None] = {}
         self._used: set[str] = set()
         self._socket_used = False
         rules: dict[str, list[KernelRule]] = {}
@@ -405,8 +405,11 @@ class _LiveTable:
         """Return a condition on values that no single match of iptables has."""
         if isinstance(one, e.SetLookup):
             field = _field(one.operand, family, protocol)
-            number, spans = self._spans(one.name)
-            if number != type_of(field).number:
+            number, intervals, spans = self._spans(one.name)
+            kind = type_of(field)
+            # Host integers are looked up in a hash as they are, in a set of ranges swapped.
+            swapped = kind.host_order and intervals
+            if number != kind.number or one.operand.swapped != swapped:
                 raise ValueError("a set of such values")
             return InSet(field, joined(spans), one.negated)
         if isinstance(one, e.RangeCheck) and _is_in_network_header(one.operand):
@@ -417,7 +420,7 @@ class _LiveTable:
             return InSet(field, ((low, high),), one.negated)
         return None
 
-    def _spans(self, name: str) -> tuple[int, list[Span]]:
+    def _spans(self, name: str) -> tuple[int, bool, list[Span]]:
         if name not in self._values:
             self._values[name] = self._read_set(name)
         found = self._values[name]
@@ -425,7 +428,7 @@ class _LiveTable:
             raise ValueError("a plain set with something in it")
         return found
 
-    def _read_set(self, name: str) -> tuple[int, list[Span]] | None:
+    def _read_set(self, name: str) -> tuple[int, bool, list[Span]] | None:
         one, bodies = self._sets.get(name, (None, ()))
         if one is None or one.flags & ~_PLAIN_SET or one.key_type not in SET_TYPES:
             return None
@@ -436,7 +439,7 @@ class _LiveTable:
             spans = spans_of(elements, kind, intervals=intervals)
         except (ValueError, KeyError):
             return None
-        return (one.key_type, spans) if spans else None
+        return (one.key_type, intervals, spans) if spans else None
 
 
 def _bare(expressions: bytes) -> bytes:
