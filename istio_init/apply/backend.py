@@ -10,6 +10,7 @@ from istio_init.lean import TYPE_CHECKING, Record
 from istio_init.rules import ownership
 from istio_init.rules.diff import changes
 from istio_init.rules.model import BUILTIN_CHAINS, PolicyRoute
+from istio_init.rules.names import FILTER
 from istio_init.rules.ranges import FAMILIES, IPV4, IPV6
 
 if TYPE_CHECKING:
@@ -263,8 +264,10 @@ class BackendChanges:
             return
         # A connection that both the old and the new rules capture, in different
         # tables, has to be captured between the two commits too.
-        # And what shuts IPv6 in layout 1.0 is known as ours by that layout's IPv4 rules.
-        pending.sort(key=lambda change: (_gives_up_traffic(change), change.family == IPV4))
+        # And what shuts IPv6 in layout 1.0 is known as ours by that layout's IPv4 rules:
+        # as long as it may have to go these stay.
+        shut = any((one.family, one.table) == (IPV6, FILTER) for one in pending)
+        pending.sort(key=lambda one: (_gives_up_traffic(one), shut and one.family == IPV4))
         self.written |= dict.fromkeys((change.family, change.table) for change in pending)
         self._applier.commit(tuple(pending), results)
         if any(table != change.result for change, table in self._written_tables(pending)):

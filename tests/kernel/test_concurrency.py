@@ -188,7 +188,8 @@ def test_a_table_that_never_stands_still_is_left_to_others() -> None:
     assert "kept changing while they were read" in done.err
     assert "rolled back" in done.err
     assert after == without_foreign(before)[0]
-    assert len(theirs) == 20
+    # Twenty tries at the table, behind the two of IPv6, which go first here.
+    assert len(theirs) == 2 + 20
 
 
 @contextmanager

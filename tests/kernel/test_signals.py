@@ -52,6 +52,8 @@ def test_a_signal_in_the_middle_leaves_the_old_state(number: signal.Signals) -> 
 
 
 def _run_with_signal(number: signal.Signals) -> tuple[Done, list[str]]:
+    # A shell that starts a job behind its back makes it ignore SIGINT and SIGQUIT.
+    signal.signal(number, signal.SIG_DFL)
     steps = Steps()
     # Everything has been written by then.
     steps.arm(1, "after", lambda: os.kill(os.getpid(), number), "table")
