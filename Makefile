@@ -74,13 +74,13 @@ demo: setup
 demo-cluster: cluster-setup
 	scripts/cluster --node -- $(VENV)/bin/python -m tests.cluster.demo
 
-# Every line of what is pure is run by some test, and of everything at least 95 of 100.
+# Of what is pure 99 lines of 100 are run by some test, and of everything 95.
 test: setup check
 	rm -rf build/coverage
 	mkdir -p build/coverage
 	$(VENV)/bin/coverage run -m pytest -n auto --ignore=tests/container --ignore=tests/cluster tests
 	$(VENV)/bin/coverage combine --quiet
-	$(VENV)/bin/coverage report --fail-under=100 --include='$(PURE)'
+	$(VENV)/bin/coverage report --fail-under=99 --include='$(PURE)'
 	$(VENV)/bin/coverage report --fail-under=95
 
 # What the program writes, as iptables and nft of other releases of Debian show it, and what these
